@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "common/wait.h"
+
+#include "common/clock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+static void set_cancelled(struct error **errp)
+{
+    error_set(errp, "cancelled", "The migration was cancelled");
+}
+
+/* poll() that goes on after signals, until `deadline_ns` (0: none). */
+static int poll_until(struct pollfd *fds, nfds_t count, uint64_t deadline_ns)
+{
+    for (;;) {
+        struct timespec left;
+        struct timespec *timeout = NULL;
+        if (deadline_ns) {
+            uint64_t now = clock_ns();
+            uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
+            left = (struct timespec){.tv_sec = (time_t)(ns / NS_PER_SEC),
+                                     .tv_nsec = (long)(ns % NS_PER_SEC)};
+            timeout = &left;
+        }
+        int n = ppoll(fds, count, timeout, NULL);
+        if (n >= 0 || errno != EINTR) {
+            return n;
+        }
+    }
+}
+
+bool wait_fd(int fd, short events, const struct wait *w, struct error **errp)
+{
+    struct pollfd fds[2] = {
+        {.fd = w->cancel_fd, .events = POLLIN},
+        {.fd = fd, .events = events},
+    };
+    uint64_t deadline = w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    int n = poll_until(fds, 2, deadline);
+    if (n < 0) {
+        error_set(errp, "system-error", "poll: %s", strerror(errno));
+        return false;
+    }
+    if (fds[0].revents) {
+        set_cancelled(errp);
+        return false;
+    }
+    if (n == 0) {
+        error_set(errp, "timeout", "No answer from %s within %d ms", w->what, w->timeout_ms);
+        return false;
+    }
+    return true;
+}
+
+bool wait_ns(uint64_t ns, const struct wait *w, struct error **errp)
+{
+    struct pollfd fd = {.fd = w->cancel_fd, .events = POLLIN};
+    poll_until(&fd, 1, clock_ns() + ns);
+    if (fd.revents) {
+        set_cancelled(errp);
+        return false;
+    }
+    return true;
+}
+
+bool wait_cancelled(const struct wait *w, struct error **errp)
+{
+    struct pollfd fd = {.fd = w->cancel_fd, .events = POLLIN};
+    if (w->cancel_fd < 0 || poll(&fd, 1, 0) <= 0) {
+        return false;
+    }
+    set_cancelled(errp);
+    return true;
+}
