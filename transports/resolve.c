@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "transports/resolve.h"
+
+#include "common/cleanup.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+/* Shared by the job's thread and the resolver's; the last to let go frees it. */
+struct lookup {
+    _Atomic int users;
+    int done_fd;
+    char *host, *port;
+    struct addrinfo hints;
+    int result;
+    struct addrinfo *found;
+};
+
+static void let_go(struct lookup *l)
+{
+    if (atomic_fetch_sub(&l->users, 1) > 1) {
+        return;
+    }
+    if (l->found) {
+        freeaddrinfo(l->found);
+    }
+    close(l->done_fd);
+    free(l->host);
+    free(l->port);
+    free(l);
+}
+
+static void *run_lookup(void *arg)
+{
+    struct lookup *l = arg;
+    uint64_t one = 1;
+    l->result = getaddrinfo(l->host, l->port, &l->hints, &l->found);
+    ssize_t ignored = write(l->done_fd, &one, sizeof(one));
+    (void)ignored;
+    let_go(l);
+    return NULL;
+}
+
+static struct addrinfo *check_result(const char *host, int result, struct addrinfo *found,
+                                     struct error **errp)
+{
+    if (result != 0) {
+        error_set(errp, "resolve-failed", "address resolution failed for %s: %s",
+                  host ? host : "any address", gai_strerror(result));
+        return NULL;
+    }
+    return found;
+}
+
+static struct lookup *lookup_new(const char *host, const char *port, const struct addrinfo *hints)
+{
+    struct lookup *l = calloc(1, sizeof(*l));
+    if (!l || !(l->host = strdup(host)) || !(l->port = strdup(port))) {
+        abort();
+    }
+    l->users = 2;
+    l->hints = *hints;
+    l->done_fd = eventfd(0, EFD_CLOEXEC);
+    return l;
+}
+
+static struct addrinfo *resolve_by_thread(const char *host, const char *port,
+                                          const struct addrinfo *hints, const struct wait *w,
+                                          struct error **errp)
+{
+    struct lookup *l = lookup_new(host, port, hints);
+    struct addrinfo *found = NULL;
+    pthread_t thread;
+    if (l->done_fd < 0 || pthread_create(&thread, NULL, run_lookup, l) != 0) {
+        l->users = 1;
+        error_set(errp, "system-error", "No thread to look up '%s'", host);
+    } else {
+        pthread_detach(thread);
+        struct wait named = *w;
+        named.what = "the name service";
+        if (wait_fd(l->done_fd, POLLIN, &named, errp)) {
+            found = check_result(host, l->result, l->found, errp);
+            l->found = NULL;
+        }
+    }
+    let_go(l);
+    return found;
+}
+
+struct addrinfo *resolve(const char *host, const char *port, bool listening, const struct wait *w,
+                         struct error **errp)
+{
+    struct addrinfo hints = {
+        .ai_socktype = SOCK_STREAM,
+        .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | (listening ? AI_PASSIVE : 0),
+    };
+    struct addrinfo *found = NULL;
+    int result = getaddrinfo(host, port, &hints, &found);
+    if (result != EAI_NONAME || !host) {
+        return check_result(host, result, found, errp);
+    }
+    hints.ai_flags &= ~AI_NUMERICHOST;
+    return resolve_by_thread(host, port, &hints, w, errp);
+}
