@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The agent driver inside: agent.c has the connection and its calls, agent_introduce.c the
+ * introduction of a guest, agent_ops.c what jobs ask.
+ */
+#ifndef FERRY_GUEST_AGENT_INTERNAL_H
+#define FERRY_GUEST_AGENT_INTERNAL_H
+
+#include "guest/agent.h"
+#include "guest/dirtymap.h"
+#include "guest/wire.h"
+
+#include <pthread.h>
+#include <sys/queue.h>
+
+/* One request under way.  A job's lives on its stack, the main thread's on the heap. */
+struct agent_call {
+    uint32_t type;
+    uint64_t seq;
+    bool done; /* reply is filled */
+    bool lost; /* the connection ended first */
+    struct wire_reply reply;
+    agent_done *done_fn; /* NULL: a job's thread waits for it */
+    void *opaque;
+    uint64_t deadline_ns;
+    TAILQ_ENTRY(agent_call) link;
+};
+
+struct agent {
+    struct guest guest; /* first: agent_of */
+    struct agent_events events;
+    int sock;
+    int reply_fd; /* eventfd: a reply for the job's thread, or the loss of the VMM */
+
+    pthread_mutex_t lock; /* calls and their done and lost, last_seq, lost */
+    TAILQ_HEAD(, agent_call) calls;
+    uint64_t last_seq;
+    bool lost;
+
+    /* The main thread's. */
+    bool attached;
+    bool hello_seen;
+    unsigned blocks_due;
+    uint32_t features;
+
+    /* The job's thread's. */
+    struct dirtymap map;
+    uint64_t pages[GUEST_BLOCKS_MAX];
+};
+
+static inline struct agent *agent_of(struct guest *g)
+{
+    return (struct agent *)g;
+}
+
+extern const struct guest_ops agent_ops;
+
+/* Asks and waits; `call` has its type set and gets the reply.  The job's thread. */
+bool agent_call(struct agent *a, struct agent_call *call, const void *body, int fd,
+                const struct wait *w, struct error **errp);
+
+/* Handles a message of an introduction; takes *fd where it needs it (leaving -1). */
+bool agent_introduce(struct agent *a, const struct wire_message *msg, int *fd, struct error **errp);
+
+void agent_wake(struct agent *a);
+void agent_free(struct guest *g);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What a job asks of a VMM that links libferry: one request each, and the dirty map. */
+#include "guest/agent_internal.h"
+
+#include "common/bits.h"
+#include "common/cleanup.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+static bool simple_call(struct guest *g, uint32_t type, const void *body, const struct wait *w,
+                        struct error **errp)
+{
+    struct agent_call call = {.type = type};
+    return agent_call(agent_of(g), &call, body, -1, w, errp);
+}
+
+static bool log_start(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct agent *a = agent_of(g);
+    struct agent_call call = {.type = WIRE_LOG_START};
+    CLEANUP_CLOSE int fd = dirtymap_create(a->pages, g->nblocks);
+    int err = fd < 0 ? fd : dirtymap_map(&a->map, fd, a->pages, g->nblocks);
+    if (err) {
+        error_set(errp, "no-memory", "No dirty map for guest '%s': %s", g->name, strerror(-err));
+        return false;
+    }
+    return agent_call(a, &call, NULL, fd, w, errp);
+}
+
+/*
+ * Sent without waiting for the answer: it runs on every way out of a job, and whoever starts
+ * logging again is queued behind it.
+ */
+static void log_stop(struct guest *g)
+{
+    struct agent *a = agent_of(g);
+    dirtymap_unmap(&a->map);
+    wire_send(a->sock, WIRE_LOG_STOP, 0, NULL, -1);
+}
+
+/* The marks are taken (and so cleared) word by word; the VMM may set more at any moment. */
+static void merge_block(const struct agent *a, unsigned index, uint64_t *dirty)
+{
+    uint64_t pages = a->pages[index];
+    const uint64_t *log = dirtymap_log(&a->map, a->pages, index);
+    _Atomic uint64_t *marks = dirtymap_marks(&a->map, a->pages, index);
+    for (size_t w = 0; w < bits_words(pages); w++) {
+        uint64_t marked = atomic_load_explicit(&marks[w], memory_order_relaxed)
+                              ? atomic_exchange(&marks[w], 0)
+                              : 0;
+        dirty[w] |= (log[w] | marked) & bits_mask_in_word(w, 0, pages);
+    }
+}
+
+static bool log_sync(struct guest *g, uint64_t *const dirty[], const struct wait *w,
+                     struct error **errp)
+{
+    struct agent *a = agent_of(g);
+    if (!simple_call(g, WIRE_LOG_SYNC, NULL, w, errp)) {
+        return false;
+    }
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        merge_block(a, i, dirty[i]);
+    }
+    return true;
+}
+
+static bool log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t count,
+                      const struct wait *w, struct error **errp)
+{
+    if (!(agent_of(g)->features & WIRE_FEATURE_MANUAL_PROTECT)) {
+        return true;
+    }
+    struct wire_log_clear body = {.block = block, .first = first, .count = count};
+    return simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
+}
+
+static bool stop(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp)
+{
+    struct wire_stop body = {.migration = 1};
+    struct agent_call call = {.type = WIRE_STOP};
+    bool ok = agent_call(agent_of(g), &call, &body, -1, w, errp);
+    *was_paused = call.reply.was_paused;
+    return ok;
+}
+
+static bool resume(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct wire_resume body = {.migration = 1};
+    return simple_call(g, WIRE_RESUME, &body, w, errp);
+}
+
+static int save_state(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct agent_call call = {.type = WIRE_SAVE};
+    struct stat st;
+    CLEANUP_CLOSE int fd = memfd_create("ferry-state", MFD_CLOEXEC);
+    if (fd < 0) {
+        error_set(errp, "no-memory", "No file for the device state: %s", strerror(errno));
+        return -1;
+    }
+    if (!agent_call(agent_of(g), &call, NULL, fd, w, errp)) {
+        return -1;
+    }
+    if (fstat(fd, &st) < 0 || (uint64_t)st.st_size > WIRE_STATE_MAX) {
+        error_set(errp, "state-too-large",
+                  "Guest '%s' saved %jd bytes of device state; at most %llu are taken", g->name,
+                  (intmax_t)st.st_size, WIRE_STATE_MAX);
+        return -1;
+    }
+    return fd_steal(&fd);
+}
+
+static bool load_state(struct guest *g, int fd, const struct wait *w, struct error **errp)
+{
+    struct agent_call call = {.type = WIRE_LOAD};
+    return agent_call(agent_of(g), &call, NULL, fd, w, errp);
+}
+
+static bool start(struct guest *g, bool paused, const struct wait *w, struct error **errp)
+{
+    struct wire_start body = {.paused = paused};
+    return simple_call(g, WIRE_START, &body, w, errp);
+}
+
+static bool give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
+                      struct error **errp)
+{
+    struct wire_give_away body;
+    memcpy(body.job, job, sizeof(body.job));
+    return simple_call(g, WIRE_GIVE_AWAY, &body, w, errp);
+}
+
+static bool take_back(struct guest *g, const struct wait *w, struct error **errp)
+{
+    return simple_call(g, WIRE_TAKE_BACK, NULL, w, errp);
+}
+
+static bool release(struct guest *g, const struct wait *w, struct error **errp)
+{
+    return simple_call(g, WIRE_RELEASE, NULL, w, errp);
+}
+
+const struct guest_ops agent_ops = {
+    .driver = "agent",
+    .log_start = log_start,
+    .log_stop = log_stop,
+    .log_sync = log_sync,
+    .log_clear = log_clear,
+    .stop = stop,
+    .resume = resume,
+    .save_state = save_state,
+    .load_state = load_state,
+    .start = start,
+    .give_away = give_away,
+    .take_back = take_back,
+    .release = release,
+    .free = agent_free,
+};

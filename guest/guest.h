@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A guest as the daemon reaches it, whatever its VMM is: facts, and a driver's functions.
+ *
+ * The functions of guest_ops are called by the one job that works on the guest, on its thread; they
+ * block for at most the wait's timeout.  What changes without a job asking (state, loss) is told
+ * through guest_events on the main thread.  A guest lives until its last reference is dropped.
+ */
+#ifndef FERRY_GUEST_GUEST_H
+#define FERRY_GUEST_GUEST_H
+
+#include "common/error.h"
+#include "common/wait.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define GUEST_NAME_SIZE  65 /* with the final NUL */
+#define GUEST_BLOCKS_MAX 64u
+#define GUEST_UUID_SIZE  16
+
+/* The order is libferry's enum ferry_guest_state, which the wire carries. */
+enum guest_state {
+    GUEST_RUNNING,
+    GUEST_PAUSED,
+    GUEST_STOPPED,    /* by a migration */
+    GUEST_GIVEN_AWAY, /* may run elsewhere */
+    GUEST_INCOMING,   /* waits for a migration */
+    GUEST_STATES,
+};
+
+struct guest_block {
+    char name[GUEST_NAME_SIZE];
+    int fd;
+    uint64_t offset, length, gpa; /* bytes */
+};
+
+struct guest;
+
+/*
+ * What a driver can do.  Errors: "guest-lost", "guest-timeout" (the deadline, with what was asked),
+ * "guest-refused" (the VMM's own words).
+ */
+struct guest_ops {
+    const char *driver;
+    /* log_start, log_stop: dirty logging on and off.  All pages count as clean at the start. */
+    bool (*log_start)(struct guest *g, const struct wait *w, struct error **errp);
+    void (*log_stop)(struct guest *g);
+    /* log_sync: adds what was written to dirty[block], bitmaps of the blocks' pages. */
+    bool (*log_sync)(struct guest *g, uint64_t *const dirty[], const struct wait *w,
+                     struct error **errp);
+    /* log_clear: writes to these pages, from now on, are reported by the next sync. */
+    bool (*log_clear)(struct guest *g, unsigned block, uint64_t first, uint64_t count,
+                      const struct wait *w, struct error **errp);
+    /* stop: for a migration; *was_paused tells whether the guest ran. */
+    bool (*stop)(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp);
+    /* resume: undoes stop.  Queued behind what the VMM is busy with, so a timeout loses nothing. */
+    bool (*resume)(struct guest *g, const struct wait *w, struct error **errp);
+    /* save_state: the state in a memory file, the caller's; -1 on failure. */
+    int (*save_state)(struct guest *g, const struct wait *w, struct error **errp);
+    bool (*load_state)(struct guest *g, int fd, const struct wait *w, struct error **errp);
+    /* start: an incoming guest after load_state; paused leaves it standing. */
+    bool (*start)(struct guest *g, bool paused, const struct wait *w, struct error **errp);
+    /* give_away: from its success on the VMM never resumes by itself; take_back undoes it. */
+    bool (*give_away)(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
+                      struct error **errp);
+    bool (*take_back)(struct guest *g, const struct wait *w, struct error **errp);
+    /* release: the guest runs at its destination for sure. */
+    bool (*release)(struct guest *g, const struct wait *w, struct error **errp);
+    void (*free)(struct guest *g);
+};
+
+struct guest {
+    const struct guest_ops *ops;
+    _Atomic int refs;
+    /* Constant once attached. */
+    char name[GUEST_NAME_SIZE];
+    struct guest_block blocks[GUEST_BLOCKS_MAX];
+    unsigned nblocks;
+    uint64_t ram; /* bytes */
+    pid_t pid;
+    bool released;                /* given away, and known to run at its destination */
+    uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
+    const char *tracking;         /* "kvm-manual-protect", "kvm-log", "marks" */
+    /* Written by the main thread as the VMM tells it. */
+    _Atomic int state; /* enum guest_state */
+};
+
+static inline struct guest *guest_ref(struct guest *g)
+{
+    atomic_fetch_add(&g->refs, 1);
+    return g;
+}
+
+static inline void guest_unref(struct guest *g)
+{
+    if (g && atomic_fetch_sub(&g->refs, 1) == 1) {
+        g->ops->free(g);
+    }
+}
+
+static inline enum guest_state guest_get_state(struct guest *g)
+{
+    return (enum guest_state)atomic_load(&g->state);
+}
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * libferry: what a VMM links to be live-migrated by ferryd.
+ *
+ * The VMM describes its guest (RAM blocks that are shared memory, the KVM VM fd) and gives a few
+ * callbacks.  A thread of the library connects to ferryd, passes the descriptors, and from then on
+ * does what ferryd asks: fetch and clear the KVM dirty log (those ioctls only work in the process
+ * that made the VM), stop and resume the guest, save and load its device state.
+ *
+ * When ferryd goes away, whatever the reason, the library turns dirty logging and throttling off,
+ * resumes the guest if a migration had stopped it and it was not yet given away, and keeps trying
+ * to connect.  A guest that was given away is never resumed by the library on its own.
+ *
+ * Use:  ferry_new, ferry_add_ram (once per block), ferry_set_kvm, ferry_start; at the end
+ * ferry_free.  tests and contrib/vmm show it at work.
+ *
+ * Growth: the structs a VMM fills start with their size; members are only ever added at the end,
+ * and a member that an older VMM does not know is taken as zero.
+ *
+ * Errors: functions return 0, or a negative errno with its meaning said here.  Callbacks do the
+ * same; ferry_set_error gives them words, which reach the operator as the job's error.
+ */
+#ifndef LIBFERRY_H
+#define LIBFERRY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FERRY_API __attribute__((visibility("default")))
+
+/* Limits, each the same on ferryd's side; passing one is -E2BIG or -EINVAL. */
+#define FERRY_NAME_MAX   64   /* bytes of a guest's or block's name, without the final NUL */
+#define FERRY_BLOCKS_MAX 64   /* RAM blocks of one guest */
+#define FERRY_PAGE_SIZE  4096 /* offsets, addresses and lengths are multiples of this */
+
+/* A block that KVM's dirty log does not cover: all its writes are told with ferry_mark_dirty. */
+#define FERRY_NO_SLOT UINT32_MAX
+
+/* Opaque; all functions may be called from any thread, except ferry_free. */
+struct ferry;
+
+/*
+ * What the guest is doing, as the library believes it.  Only the library changes it, as the effect
+ * of ferryd's requests or of ferry_guest_paused/ferry_guest_running.
+ */
+enum ferry_guest_state {
+    FERRY_GUEST_RUNNING,    /* vCPUs may run */
+    FERRY_GUEST_PAUSED,     /* stopped by an operator or by the VMM itself */
+    FERRY_GUEST_STOPPED,    /* stopped by a migration; resumed if that fails */
+    FERRY_GUEST_GIVEN_AWAY, /* may be running elsewhere: must not run here */
+    FERRY_GUEST_INCOMING,   /* waits for a migration to fill it */
+};
+
+/*
+ * Callbacks.  All run on the library's thread, one at a time, and must return: ferryd gives each a
+ * deadline (30 s unless said) after which the migration fails, and the library can do nothing else
+ * while one runs.  `opaque` is ferry_config.opaque.  None may call ferry_free.
+ */
+struct ferry_ops {
+    size_t size; /* sizeof(struct ferry_ops) */
+
+    /*
+     * stop: take every vCPU out of KVM_RUN and drain device I/O; when it returns 0 nothing of the
+     * VMM writes guest RAM and every write made so far was made by a vCPU or told with
+     * ferry_mark_dirty.  An error means the guest runs on.  Never called on a stopped guest.
+     */
+    int (*stop)(void *opaque);
+    /*
+     * resume: let the vCPUs run (again); also the first start of an incoming guest, after
+     * load_state.  Must not fail where it can be helped: an error leaves the guest stopped.
+     */
+    int (*resume)(void *opaque);
+    /*
+     * save_state: write the state of all devices and vCPUs to fd, from its start; the format is the
+     * VMM's own.  fd is a memory file, at most 1 GiB is taken.  The guest is stopped.  The library
+     * closes fd.
+     */
+    int (*save_state)(void *opaque, int fd);
+    /*
+     * load_state: read back what save_state wrote.  fd is positioned at its start and sealed
+     * against writing; guest RAM is complete.  The state came over a network: check it.
+     * On an error the guest stays as it was and may be offered another migration.
+     */
+    int (*load_state)(void *opaque, int fd);
+    /*
+     * throttle (optional): keep the vCPUs out of KVM_RUN for `percent` (0 to 99) of the time; 0
+     * ends it.
+     */
+    int (*throttle)(void *opaque, unsigned percent);
+    /*
+     * released (optional): the guest runs at its destination and this one will never be resumed.
+     * The VMM may free it and exit.
+     */
+    void (*released)(void *opaque);
+    /*
+     * attached, detached (optional): the connection to ferryd was made, or ended.  `reason` is text
+     * for a log, valid during the call; ferryd's refusal of this guest comes here.
+     */
+    void (*attached)(void *opaque);
+    void (*detached)(void *opaque, const char *reason);
+};
+
+struct ferry_config {
+    size_t size;             /* sizeof(struct ferry_config) */
+    const char *name;        /* the guest's name, unique in its ferryd; copied */
+    const char *socket_path; /* ferryd's guests socket; NULL is /run/ferryd/guests.sock; copied */
+    bool incoming;           /* the guest waits for a migration and must not run before it */
+    const struct ferry_ops *ops; /* copied */
+    void *opaque;                /* for the callbacks */
+};
+
+/* One range of guest RAM. */
+struct ferry_ram_block {
+    size_t size;      /* sizeof(struct ferry_ram_block) */
+    const char *name; /* unique in the guest; the destination finds its block by it; copied */
+    int fd;           /* memfd, tmpfs or hugetlbfs file, open for reading and writing; dup'ed */
+    uint64_t offset;  /* where in the file the block begins, bytes */
+    uint64_t length;  /* bytes */
+    uint64_t gpa;     /* guest-physical address, bytes */
+    void *hva;        /* where the VMM has mapped it; may be NULL with FERRY_NO_SLOT */
+    uint32_t slot; /* its KVM memory slot, registered with exactly this range, or FERRY_NO_SLOT */
+    uint32_t kvm_flags; /* that slot's flags, without KVM_MEM_LOG_DIRTY_PAGES */
+};
+
+/* -EINVAL: a missing callback, a bad name; -ENOMEM. */
+FERRY_API int ferry_new(const struct ferry_config *config, struct ferry **out);
+
+/* Before ferry_start.  -EINVAL: not page-aligned, empty, overlapping, a name twice; -E2BIG. */
+FERRY_API int ferry_add_ram(struct ferry *f, const struct ferry_ram_block *block);
+
+/*
+ * The VM's fd, dup'ed; before ferry_start.  Enables manual dirty-log protection where KVM has it,
+ * so call it before any slot logs.  Without it, or with blocks that have no slot, only
+ * ferry_mark_dirty tells what was written.
+ */
+FERRY_API int ferry_set_kvm(struct ferry *f, int vm_fd);
+
+/*
+ * Starts the library's thread, which connects and stays connected.  The guest counts as running
+ * from here on (or as incoming).  -EALREADY; -EAGAIN when no thread can be had.
+ */
+FERRY_API int ferry_start(struct ferry *f);
+
+/* Ends the thread (waits for a callback that runs), closes everything.  NULL is allowed. */
+FERRY_API void ferry_free(struct ferry *f);
+
+/*
+ * The VMM wrote [gpa, gpa + length) itself: device DMA, a loaded file, a range it punched out or
+ * zeroed.  To be called AFTER the write and before stop() returns.  Any thread, never blocks long,
+ * costs nothing when no migration runs.  Parts outside registered blocks are ignored.
+ */
+FERRY_API void ferry_mark_dirty(struct ferry *f, uint64_t gpa, uint64_t length);
+
+/* The VMM paused or resumed the guest on its own: ferryd shows it, and a paused guest stays paused.
+ */
+FERRY_API void ferry_guest_paused(struct ferry *f);
+FERRY_API void ferry_guest_running(struct ferry *f);
+
+/* The guest has shut itself down: ferryd sends SHUTDOWN to its clients and forgets the guest. */
+FERRY_API void ferry_guest_shutdown(struct ferry *f);
+
+FERRY_API enum ferry_guest_state ferry_guest_state(struct ferry *f);
+
+/* Words for the error that the running callback is about to return; only from inside a callback. */
+FERRY_API void ferry_set_error(struct ferry *f, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* The library's version, "major.minor.patch". */
+FERRY_API const char *ferry_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

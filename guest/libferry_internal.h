@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * libferry inside.  One thread per handle does everything that ferryd asks (libferry_serve.c) and
+ * is the only caller of the callbacks; the VMM's threads only mark pages and tell about pauses.
+ *
+ * Locks, in the order they may be taken:
+ *   lock      state, was_paused, tell_state, stopping
+ *   map_lock  map (written by the library's thread only: LOG_START, LOG_STOP)
+ */
+#ifndef FERRY_GUEST_LIBFERRY_INTERNAL_H
+#define FERRY_GUEST_LIBFERRY_INTERNAL_H
+
+#include "guest/dirtymap.h"
+#include "guest/kvmlog.h"
+#include "guest/libferry.h"
+#include "guest/wire.h"
+
+#include <pthread.h>
+
+struct ferry_block {
+    char name[WIRE_NAME_SIZE];
+    int fd;
+    uint64_t offset;
+    uint64_t length;
+    uint64_t gpa;
+    bool has_slot;
+    struct kvmlog_slot slot;
+};
+
+struct ferry {
+    /* Set before ferry_start and constant after it. */
+    char *name;
+    char *socket_path;
+    struct ferry_ops ops;
+    void *opaque;
+    int vm_fd;
+    bool manual_protect;
+    struct ferry_block blocks[FERRY_BLOCKS_MAX];
+    uint64_t pages[FERRY_BLOCKS_MAX]; /* of each block */
+    unsigned nblocks;
+    bool started;
+    pthread_t thread;
+    int wake_fd; /* eventfd: look at stopping and tell_state */
+
+    pthread_mutex_t lock;
+    enum ferry_guest_state state;
+    bool was_paused; /* what a STOPPED guest goes back to */
+    bool tell_state; /* state changed by the VMM, ferryd was not told yet */
+    bool tell_shutdown;
+    bool stopping; /* ferry_free */
+
+    pthread_rwlock_t map_lock;
+    struct dirtymap map;
+
+    /* The library's thread only. */
+    int sock;
+    bool logging; /* the slots log */
+    bool throttled;
+    bool loaded; /* an incoming guest whose state was loaded */
+    bool released;
+    uint8_t job[WIRE_UUID_SIZE]; /* given away to */
+    char error[WIRE_TEXT_SIZE];  /* ferry_set_error's words for the running callback */
+};
+
+/* The thread: connects, serves, cleans up behind a lost connection, until `stopping`. */
+void *ferry_thread(void *arg);
+
+/* Performs one request of ferryd's and fills its reply.  `fd` stays the caller's. */
+void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
+                   struct wire_reply *reply);
+
+/* ferryd is gone: logging and throttling off, a guest stopped by a migration back to what it was.
+ */
+void ferry_abandon(struct ferry *f);
+
+void ferry_set_state(struct ferry *f, enum ferry_guest_state state);
+
+#endif

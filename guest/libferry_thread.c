@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The library's thread: connect, introduce the guest, serve requests until the connection ends,
+ * clean up behind it, try again.
+ */
+#include "guest/libferry_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* How often an absent ferryd is looked for, and one that refused the guest. */
+#define RETRY_ABSENT_MS  200
+#define RETRY_REFUSED_MS 1000
+/* How long ferryd may take to welcome a guest. */
+#define WELCOME_MS 10000
+
+/* What ends a turn of the loop. */
+enum outcome { GO_ON, LOST, REFUSED, STOPPING };
+
+static bool should_stop(struct ferry *f)
+{
+    pthread_mutex_lock(&f->lock);
+    bool stopping = f->stopping;
+    pthread_mutex_unlock(&f->lock);
+    return stopping;
+}
+
+static void drain_wake(struct ferry *f)
+{
+    uint64_t count;
+    ssize_t ignored = read(f->wake_fd, &count, sizeof(count));
+    (void)ignored;
+}
+
+/* Sleeps; woken by ferry_free and by changes of state, which then wait for the next connection. */
+static void pause_ms(struct ferry *f, int ms)
+{
+    struct pollfd fd = {.fd = f->wake_fd, .events = POLLIN};
+    if (poll(&fd, 1, ms) > 0) {
+        drain_wake(f);
+    }
+}
+
+static int connect_socket(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof(addr.sun_path)) {
+        return -ENAMETOOLONG;
+    }
+    strcpy(addr.sun_path, path);
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (sock < 0) {
+        return -errno;
+    }
+    if (connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        int err = errno;
+        close(sock);
+        return -err;
+    }
+    fcntl(sock, F_SETFL, 0); /* from here on sends may block: ferryd always reads */
+    return sock;
+}
+
+static int send_hello(struct ferry *f)
+{
+    struct wire_hello hello = {
+        .magic = WIRE_MAGIC,
+        .version = WIRE_VERSION,
+        .version_min = WIRE_VERSION_MIN,
+        .page_size = FERRY_PAGE_SIZE,
+        .blocks = f->nblocks,
+        .released = f->released,
+    };
+    for (unsigned i = 0; i < f->nblocks; i++) {
+        hello.features |= f->blocks[i].has_slot ? WIRE_FEATURE_KVM_LOG : 0;
+    }
+    hello.features |= f->manual_protect ? WIRE_FEATURE_MANUAL_PROTECT : 0;
+    hello.features |= f->ops.throttle ? WIRE_FEATURE_THROTTLE : 0;
+    strcpy(hello.name, f->name);
+    memcpy(hello.job, f->job, sizeof(hello.job));
+    pthread_mutex_lock(&f->lock);
+    hello.state = f->state;
+    f->tell_state = false;
+    pthread_mutex_unlock(&f->lock);
+    return wire_send(f->sock, WIRE_HELLO, 0, &hello, -1);
+}
+
+static int introduce(struct ferry *f)
+{
+    int err = send_hello(f);
+    for (unsigned i = 0; !err && i < f->nblocks; i++) {
+        const struct ferry_block *b = &f->blocks[i];
+        struct wire_block block = {
+            .offset = b->offset, .length = b->length, .gpa = b->gpa, .has_slot = b->has_slot};
+        strcpy(block.name, b->name);
+        err = wire_send(f->sock, WIRE_BLOCK, 0, &block, b->fd);
+    }
+    return err ? err : wire_send(f->sock, WIRE_READY, 0, NULL, -1);
+}
+
+/* `reason` is filled where the outcome is REFUSED. */
+static enum outcome await_welcome(struct ferry *f, char reason[WIRE_TEXT_SIZE])
+{
+    struct wire_message msg;
+    struct pollfd fd = {.fd = f->sock, .events = POLLIN};
+    int passed;
+    if (poll(&fd, 1, WELCOME_MS) <= 0 || wire_recv(f->sock, &msg, &passed) <= 0) {
+        return LOST;
+    }
+    if (passed >= 0) {
+        close(passed);
+    }
+    if (msg.head.type == WIRE_WELCOME) {
+        return GO_ON;
+    }
+    if (msg.head.type == WIRE_REFUSE) {
+        snprintf(reason, WIRE_TEXT_SIZE, "%.*s", WIRE_TEXT_SIZE - 1, msg.body.refuse.text);
+        return REFUSED;
+    }
+    return LOST;
+}
+
+/* Says what the VMM's threads have changed meanwhile. */
+static int tell_changes(struct ferry *f)
+{
+    pthread_mutex_lock(&f->lock);
+    bool tell = f->tell_state;
+    bool shutdown = f->tell_shutdown;
+    struct wire_state state = {.state = f->state};
+    f->tell_state = f->tell_shutdown = false;
+    pthread_mutex_unlock(&f->lock);
+    int err = tell ? wire_send(f->sock, WIRE_STATE, 0, &state, -1) : 0;
+    return err || !shutdown ? err : wire_send(f->sock, WIRE_SHUTDOWN, 0, NULL, -1);
+}
+
+static enum outcome serve_one(struct ferry *f)
+{
+    struct wire_message msg;
+    struct wire_reply reply;
+    int fd;
+    if (wire_recv(f->sock, &msg, &fd) <= 0) {
+        return LOST;
+    }
+    ferry_perform(f, &msg, fd, &reply);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return wire_send(f->sock, WIRE_REPLY, msg.head.seq, &reply, -1) ? LOST : GO_ON;
+}
+
+static enum outcome serve_turn(struct ferry *f)
+{
+    struct pollfd fds[2] = {
+        {.fd = f->sock, .events = POLLIN},
+        {.fd = f->wake_fd, .events = POLLIN},
+    };
+    if (poll(fds, 2, -1) < 0) {
+        return errno == EINTR ? GO_ON : LOST;
+    }
+    if (fds[1].revents) {
+        drain_wake(f);
+        if (tell_changes(f)) {
+            return LOST;
+        }
+        if (should_stop(f)) {
+            return STOPPING;
+        }
+    }
+    return fds[0].revents ? serve_one(f) : GO_ON;
+}
+
+static enum outcome serve(struct ferry *f)
+{
+    enum outcome outcome = tell_changes(f) ? LOST : GO_ON;
+    while (outcome == GO_ON) {
+        outcome = serve_turn(f);
+    }
+    return outcome;
+}
+
+static void notify(struct ferry *f, bool attached, const char *reason)
+{
+    if (attached && f->ops.attached) {
+        f->ops.attached(f->opaque);
+    } else if (!attached && f->ops.detached) {
+        f->ops.detached(f->opaque, reason);
+    }
+}
+
+/* One connection, from connect to its end. */
+static void run_connection(struct ferry *f)
+{
+    char reason[WIRE_TEXT_SIZE] = "the connection to ferryd was lost";
+    f->sock = connect_socket(f->socket_path);
+    if (f->sock < 0) {
+        pause_ms(f, RETRY_ABSENT_MS);
+        return;
+    }
+    /* A refusal may come while we still send: it is read also when a send has failed. */
+    introduce(f);
+    enum outcome outcome = await_welcome(f, reason);
+    bool attached = outcome == GO_ON;
+    if (attached) {
+        notify(f, true, NULL);
+        outcome = serve(f);
+        ferry_abandon(f);
+    }
+    close(f->sock);
+    f->sock = -1;
+    if (outcome != STOPPING && (attached || outcome == REFUSED)) {
+        notify(f, false, reason);
+    }
+    if (outcome != STOPPING) {
+        pause_ms(f, outcome == REFUSED ? RETRY_REFUSED_MS : RETRY_ABSENT_MS);
+    }
+}
+
+void *ferry_thread(void *arg)
+{
+    struct ferry *f = arg;
+    while (!should_stop(f)) {
+        run_connection(f);
+    }
+    return NULL;
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The messages between libferry (in the VMM) and ferryd, one each per SOCK_SEQPACKET message, in
+ * the host's byte order (both ends are on one host).  schema/guest-protocol.md describes them.
+ *
+ * The VMM connects and introduces itself: HELLO, one BLOCK per RAM block (with its descriptor),
+ * READY.  ferryd answers WELCOME or REFUSE.  From then on ferryd sends requests, each answered by
+ * one REPLY with the same sequence number, in order; the VMM sends STATE and SHUTDOWN on its own.
+ */
+#ifndef FERRY_GUEST_WIRE_H
+#define FERRY_GUEST_WIRE_H
+
+#include <stdint.h>
+
+/* Both ends speak one range of versions and use the highest that they share. */
+#define WIRE_VERSION     1u
+#define WIRE_VERSION_MIN 1u
+
+#define WIRE_MAGIC       0x59525246u /* "FRRY" */
+
+#define WIRE_NAME_SIZE   65  /* with the final NUL */
+#define WIRE_TEXT_SIZE   256 /* with the final NUL */
+#define WIRE_BLOCKS_MAX  64u /* see FERRY_BLOCKS_MAX */
+#define WIRE_UUID_SIZE   16
+
+/* No message is longer: the receiver's buffer. */
+#define WIRE_MESSAGE_MAX 1024u
+
+/* What a VMM may save: past it ferryd fails the migration rather than fill the host's memory. */
+#define WIRE_STATE_MAX (1ULL << 30)
+
+enum wire_type {
+    /* from the VMM */
+    WIRE_HELLO = 1,
+    WIRE_BLOCK = 2,
+    WIRE_READY = 3,
+    WIRE_REPLY = 4,
+    WIRE_STATE = 5,
+    WIRE_SHUTDOWN = 6,
+    /* from ferryd */
+    WIRE_WELCOME = 64,
+    WIRE_REFUSE = 65,
+    WIRE_LOG_START = 66,
+    WIRE_LOG_SYNC = 67,
+    WIRE_LOG_CLEAR = 68,
+    WIRE_LOG_STOP = 69,
+    WIRE_STOP = 70,
+    WIRE_RESUME = 71,
+    WIRE_SAVE = 72,
+    WIRE_LOAD = 73,
+    WIRE_THROTTLE = 74,
+    WIRE_GIVE_AWAY = 75,
+    WIRE_TAKE_BACK = 76,
+    WIRE_RELEASE = 77,
+    WIRE_START = 78,
+};
+
+/* Bits of wire_hello.features. */
+#define WIRE_FEATURE_KVM_LOG        (1u << 0) /* some block has a KVM slot */
+#define WIRE_FEATURE_MANUAL_PROTECT (1u << 1) /* LOG_CLEAR does something */
+#define WIRE_FEATURE_THROTTLE       (1u << 2) /* the VMM gave that callback */
+
+struct wire_head {
+    uint32_t type;
+    uint32_t length; /* of the body behind this head */
+    uint64_t seq;    /* of a request and its reply; 0 elsewhere */
+};
+
+/* enum ferry_guest_state in the first byte; the order of both is the wire's. */
+struct wire_hello {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t version_min;
+    uint32_t features;
+    uint32_t page_size;
+    uint32_t blocks;
+    uint32_t state;
+    uint32_t released;           /* state is given-away and the destination is known to run */
+    uint8_t job[WIRE_UUID_SIZE]; /* the job it was given away to */
+    char name[WIRE_NAME_SIZE];
+};
+
+struct wire_block {
+    uint64_t offset;
+    uint64_t length;
+    uint64_t gpa;
+    uint32_t has_slot;
+    char name[WIRE_NAME_SIZE];
+};
+
+struct wire_welcome {
+    uint32_t version;
+};
+
+struct wire_refuse {
+    char text[WIRE_TEXT_SIZE];
+};
+
+/* LOG_START carries the descriptor of the dirty map (dirtymap.h). */
+
+struct wire_log_clear {
+    uint32_t block;
+    uint32_t reserved;
+    uint64_t first; /* page within the block, a multiple of 64 */
+    uint64_t count; /* pages; a multiple of 64 unless it reaches the block's end */
+};
+
+struct wire_stop {
+    uint32_t migration; /* 1: for a migration, undone when that fails; 0: an operator's pause */
+};
+
+struct wire_resume {
+    uint32_t migration; /* 1: undoes a migration's stop; 0: an operator's cont */
+};
+
+/* SAVE and LOAD carry the descriptor of the state's file. */
+
+struct wire_throttle {
+    uint32_t percent;
+};
+
+struct wire_give_away {
+    uint8_t job[WIRE_UUID_SIZE];
+};
+
+/* START: an incoming guest, its state loaded, begins to run (or stays paused). */
+struct wire_start {
+    uint32_t paused;
+};
+
+struct wire_reply {
+    int32_t status;      /* 0 or a negative errno */
+    uint32_t state;      /* the guest's state after the request */
+    uint32_t was_paused; /* STOP: it was paused before */
+    char text[WIRE_TEXT_SIZE];
+};
+
+struct wire_state {
+    uint32_t state;
+};
+
+/* Every body that a fixed message may have; checked against length by the receiver. */
+union wire_body {
+    struct wire_hello hello;
+    struct wire_block block;
+    struct wire_welcome welcome;
+    struct wire_refuse refuse;
+    struct wire_log_clear log_clear;
+    struct wire_stop stop;
+    struct wire_resume resume;
+    struct wire_throttle throttle;
+    struct wire_give_away give_away;
+    struct wire_start start;
+    struct wire_reply reply;
+    struct wire_state state;
+};
+
+struct wire_message {
+    struct wire_head head;
+    union wire_body body;
+};
+
+/* The body length that `type` has, or -1 for a type that is none. */
+int wire_body_length(uint32_t type);
+
+/*
+ * Sends one message; `body` has the length that its type has (NULL where that is 0).  fd -1: none.
+ * 0 or -errno.
+ */
+int wire_send(int sock, uint32_t type, uint64_t seq, const void *body, int fd);
+
+/*
+ * Receives one message and checks its shape: 1, 0 at the end of the stream, or -errno (-EBADMSG:
+ * not a message of this protocol).  *fd is the caller's, or -1.
+ */
+int wire_recv(int sock, struct wire_message *msg, int *fd);
+
+#endif
