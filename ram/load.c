@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "ram/load.h"
+
+#include "common/bits.h"
+#include "ram/fault.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Pieces of payload: what was just received and is still in the cache. */
+#define PIECE_MAX (256u << 10)
+
+/* Finds block and page range of a record, as far as it keeps to what was agreed. */
+static struct ram_block *find_range(struct ram *ram, uint32_t index, uint64_t offset,
+                                    uint64_t length, struct error **errp)
+{
+    if (index >= ram->count) {
+        error_set(errp, "stream-corrupt", "Pages for RAM block %u of %u", index, ram->count);
+        return NULL;
+    }
+    struct ram_block *b = &ram->blocks[index];
+    if (!length || (offset | length) % RAM_PAGE_SIZE || offset > b->length ||
+        length > b->length - offset) {
+        error_set(errp, "stream-corrupt",
+                  "Pages at %" PRIu64 "+%" PRIu64 " of RAM block '%s', which has %" PRIu64 " bytes",
+                  offset, length, b->name, b->length);
+        return NULL;
+    }
+    return b;
+}
+
+struct copy {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t length;
+};
+
+static void copy_bytes(void *arg)
+{
+    const struct copy *c = arg;
+    memcpy(c->to, c->from, c->length);
+}
+
+/* The one place where received pages are put where they belong. */
+static bool put_bytes(const struct ram_block *b, uint64_t offset, const uint8_t *from,
+                      size_t length, struct error **errp)
+{
+    if (b->no_pwrite) {
+        struct copy c = {.to = b->map + offset, .from = from, .length = length};
+        if (!fault_guarded(copy_bytes, &c)) {
+            error_set(errp, "ram-unusable", "RAM block '%s' has no memory at byte %" PRIu64,
+                      b->name, offset);
+            return false;
+        }
+        return true;
+    }
+    while (length) {
+        ssize_t n = pwrite(b->fd, from, length, (off_t)(b->offset + offset));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            error_set(errp, "ram-unusable", "RAM block '%s' can't be written: %s", b->name,
+                      n < 0 ? strerror(errno) : "its file is full");
+            return false;
+        }
+        from += n;
+        offset += (uint64_t)n;
+        length -= (size_t)n;
+    }
+    return true;
+}
+
+bool ram_load_pages(struct ram *ram, struct record_reader *reader, struct record *rec,
+                    struct ram_load_counters *counters, struct error **errp)
+{
+    uint64_t offset = get_le64(rec->body + 8);
+    uint64_t length = rec->payload;
+    struct ram_block *b = find_range(ram, get_le32(rec->body), offset, length, errp);
+    if (!b) {
+        return false;
+    }
+    bits_set_range(b->populated, offset >> RAM_PAGE_SHIFT, (offset + length) >> RAM_PAGE_SHIFT);
+    while (rec->payload) {
+        size_t n;
+        const uint8_t *piece = record_payload(reader, rec, RAM_PAGE_SIZE, PIECE_MAX, &n, errp);
+        if (!piece || !put_bytes(b, offset, piece, n, errp)) {
+            return false;
+        }
+        offset += n;
+    }
+    atomic_fetch_add_explicit(&counters->normal, length >> RAM_PAGE_SHIFT, memory_order_relaxed);
+    return true;
+}
+
+static bool punch(const struct ram_block *b, uint64_t first, uint64_t end, struct error **errp)
+{
+    if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(b->offset + (first << RAM_PAGE_SHIFT)),
+                  (off_t)((end - first) << RAM_PAGE_SHIFT)) < 0) {
+        error_set(errp, "ram-unusable", "RAM block '%s' can't be punched: %s", b->name,
+                  strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
+                   struct error **errp)
+{
+    uint64_t offset = get_le64(rec->body + 8);
+    uint64_t length = get_le64(rec->body + 16);
+    struct ram_block *b = find_range(ram, get_le32(rec->body), offset, length, errp);
+    if (!b) {
+        return false;
+    }
+    uint64_t at = offset >> RAM_PAGE_SHIFT;
+    uint64_t end = (offset + length) >> RAM_PAGE_SHIFT;
+    atomic_fetch_add_explicit(&counters->duplicate, end - at, memory_order_relaxed);
+    while ((at = bits_next_set(b->populated, at, end)) < end) {
+        uint64_t stop = bits_next_clear(b->populated, at, end);
+        if (!punch(b, at, stop, errp)) {
+            return false;
+        }
+        bits_clear_range(b->populated, at, stop);
+        at = stop;
+    }
+    return true;
+}

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "ram/save.h"
+
+#include "common/bits.h"
+#include "ram/extent.h"
+#include "ram/fault.h"
+#include "ram/zero.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+/* Pages looked at together: their payload fits one RAM_PAGES record. */
+#define UNIT_PAGES (RECORD_PAYLOAD_MAX / RAM_PAGE_SIZE)
+#define UNIT_WORDS (UNIT_PAGES / BITS_PER_WORD)
+
+/* Records per writev: two iovecs each, IOV_MAX (1024) in all. */
+#define BATCH_RECORDS   512u
+#define BATCH_HEAD_SIZE 40u /* of a RAM_ZERO record, the larger of the two */
+
+/* From this many pages on a run that the tracker reports is asked for holes before it is read. */
+#define HOLE_CHECK_PAGES 8u
+
+/* The kernel's MADV_POPULATE_READ, which older headers lack: maps pages in without a fault each. */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+/* Records collected for one writev. */
+struct batch {
+    struct iovec iov[2 * BATCH_RECORDS];
+    uint8_t heads[BATCH_RECORDS][BATCH_HEAD_SIZE];
+    int iovcnt;
+    unsigned records;
+    size_t payload; /* bytes collected */
+    size_t limit;   /* bytes that the pacer has allowed */
+};
+
+/* One sweep over all blocks. */
+struct sweep {
+    struct ram_saver *saver;
+    enum ram_round kind;
+    struct ram_block *block;
+    unsigned index;
+    struct extent_cursor cursor;
+    uint64_t zero_from, zero_end; /* a zero range that may still grow */
+    struct batch batch;
+};
+
+static void count(_Atomic uint64_t *counter, uint64_t pages)
+{
+    atomic_fetch_add_explicit(counter, pages, memory_order_relaxed);
+}
+
+static void count_done(struct sweep *s, _Atomic uint64_t *counter, uint64_t pages)
+{
+    count(counter, pages);
+    atomic_fetch_sub_explicit(&s->saver->counters->remaining, pages, memory_order_relaxed);
+}
+
+/* ---- batches ---- */
+
+static bool batch_flush(struct sweep *s, struct error **errp)
+{
+    struct batch *b = &s->batch;
+    if (!b->records) {
+        return true;
+    }
+    const struct record_sink *sink = &s->saver->sink;
+    bool ok = sink->write(sink->opaque, b->iov, b->iovcnt, errp);
+    b->iovcnt = 0;
+    b->records = 0;
+    b->payload = 0;
+    b->limit = 0;
+    return ok;
+}
+
+/* Room for one more record: flushes when the batch is full, asks the pacer for a new one. */
+static bool batch_reserve(struct sweep *s, struct error **errp)
+{
+    struct batch *b = &s->batch;
+    bool full = b->records == BATCH_RECORDS || b->payload + RAM_PAGE_SIZE > b->limit;
+    if (b->records && full && !batch_flush(s, errp)) {
+        return false;
+    }
+    if (!b->records) {
+        const struct ram_pacer *pacer = &s->saver->pacer;
+        b->limit = pacer->allow(pacer->opaque, RECORD_PAYLOAD_MAX, errp);
+        if (!b->limit) {
+            return false;
+        }
+        b->limit = b->limit < RAM_PAGE_SIZE ? RAM_PAGE_SIZE : b->limit;
+    }
+    return true;
+}
+
+static void batch_iov(struct batch *b, void *base, size_t length)
+{
+    b->iov[b->iovcnt++] = (struct iovec){.iov_base = base, .iov_len = length};
+}
+
+/* ---- records ---- */
+
+static bool flush_zero(struct sweep *s, struct error **errp)
+{
+    if (s->zero_from == s->zero_end) {
+        return true;
+    }
+    if (!batch_reserve(s, errp)) {
+        return false;
+    }
+    struct batch *b = &s->batch;
+    uint8_t *head = b->heads[b->records++];
+    uint8_t *fixed = head + RECORD_HEAD_SIZE;
+    put_le32(fixed, s->index);
+    put_le32(fixed + 4, 0);
+    put_le64(fixed + 8, s->zero_from << RAM_PAGE_SHIFT);
+    put_le64(fixed + 16, (s->zero_end - s->zero_from) << RAM_PAGE_SHIFT);
+    record_head(head, RECORD_RAM_ZERO, 24, fixed, 24);
+    batch_iov(b, head, RECORD_HEAD_SIZE + 24);
+    s->zero_from = s->zero_end = 0;
+    return true;
+}
+
+static bool put_zero(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    if (s->zero_end != first || s->zero_from == s->zero_end) {
+        if (!flush_zero(s, errp)) {
+            return false;
+        }
+        s->zero_from = first;
+    }
+    s->zero_end = end;
+    count_done(s, &s->saver->counters->duplicate, end - first);
+    return true;
+}
+
+/* As much of [first, end) as the batch has room for; returns the pages taken, 0 with an error. */
+static uint64_t put_some_pages(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    if (!batch_reserve(s, errp)) {
+        return 0;
+    }
+    struct batch *b = &s->batch;
+    uint64_t room = (b->limit - b->payload) >> RAM_PAGE_SHIFT;
+    uint64_t pages = end - first < room ? end - first : room;
+    size_t bytes = (size_t)pages << RAM_PAGE_SHIFT;
+    uint8_t *head = b->heads[b->records++];
+    uint8_t *fixed = head + RECORD_HEAD_SIZE;
+    put_le32(fixed, s->index);
+    put_le32(fixed + 4, 0);
+    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
+    record_head(head, RECORD_RAM_PAGES, 16 + bytes, fixed, 16);
+    batch_iov(b, head, RECORD_HEAD_SIZE + 16);
+    batch_iov(b, ram_page(s->block, first), bytes);
+    b->payload += bytes;
+    count_done(s, &s->saver->counters->normal, pages);
+    return pages;
+}
+
+static bool put_pages(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    if (!flush_zero(s, errp)) {
+        return false;
+    }
+    while (first < end) {
+        uint64_t taken = put_some_pages(s, first, end, errp);
+        if (!taken) {
+            return false;
+        }
+        first += taken;
+    }
+    return true;
+}
+
+/* ---- looking at pages ---- */
+
+struct classify {
+    const struct ram_block *block;
+    uint64_t first, pages;
+    bool populate;
+    uint64_t zero[UNIT_WORDS];
+};
+
+static void classify(void *arg)
+{
+    struct classify *c = arg;
+    if (c->populate) {
+        madvise(ram_page(c->block, c->first), c->pages << RAM_PAGE_SHIFT, MADV_POPULATE_READ);
+    }
+    for (uint64_t i = 0; i < c->pages; i++) {
+        if (page_is_zero(ram_page(c->block, c->first + i))) {
+            bits_set(c->zero, i);
+        }
+    }
+}
+
+/* Sends a unit of pages that exist, as runs of zero and other pages. */
+static bool send_unit(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    struct classify c = {.block = s->block,
+                         .first = first,
+                         .pages = end - first,
+                         .populate = s->kind == RAM_ROUND_FIRST};
+    if (!fault_guarded(classify, &c)) {
+        ram_vanished(s->block, errp);
+        return false;
+    }
+    uint64_t at = 0;
+    while (at < c.pages) {
+        bool zero = bits_test(c.zero, at);
+        uint64_t stop =
+            zero ? bits_next_clear(c.zero, at, c.pages) : bits_next_set(c.zero, at, c.pages);
+        if (!(zero ? put_zero : put_pages)(s, first + at, first + stop, errp)) {
+            return false;
+        }
+        at = stop;
+    }
+    return true;
+}
+
+/* What the first round does with a run: holes are passed over, the destination starts empty. */
+static bool send_existing(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    uint64_t from, stop;
+    while (extent_next(s->block, &s->cursor, first, end, &from, &stop)) {
+        count_done(s, &s->saver->counters->skipped, from - first);
+        for (uint64_t at = from; at < stop; at += UNIT_PAGES) {
+            uint64_t unit_end = stop - at < UNIT_PAGES ? stop : at + UNIT_PAGES;
+            if (!send_unit(s, at, unit_end, errp)) {
+                return false;
+            }
+        }
+        first = stop;
+    }
+    count_done(s, &s->saver->counters->skipped, end - first);
+    return true;
+}
+
+/* What later rounds do: a page that became a hole is news, sent as zeroes and not read. */
+static bool send_dirty(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    for (uint64_t at = first; at < end;) {
+        uint64_t unit_end = end - at < UNIT_PAGES ? end : at + UNIT_PAGES;
+        uint64_t from =
+            unit_end - at < HOLE_CHECK_PAGES ? at : extent_skip_hole(s->block, at, unit_end);
+        if ((from > at && !put_zero(s, at, from, errp)) ||
+            (from < unit_end && !send_unit(s, from, unit_end, errp))) {
+            return false;
+        }
+        at = unit_end;
+    }
+    return true;
+}
+
+static bool send_chunk(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    const struct ram_tracker *tracker = &s->saver->tracker;
+    if (s->kind != RAM_ROUND_STOPPED &&
+        !tracker->clear(tracker->opaque, s->index, first, end - first, errp)) {
+        return false;
+    }
+    extent_forget_holes(&s->cursor);
+    uint64_t at = first;
+    while ((at = bits_next_set(s->block->dirty, at, end)) < end) {
+        uint64_t stop = bits_next_clear(s->block->dirty, at, end);
+        bool ok = s->kind == RAM_ROUND_FIRST ? send_existing(s, at, stop, errp)
+                                             : send_dirty(s, at, stop, errp);
+        if (!ok) {
+            return false;
+        }
+        at = stop;
+    }
+    bits_clear_range(s->block->dirty, first, end);
+    return true;
+}
+
+static bool send_block(struct sweep *s, struct error **errp)
+{
+    const struct ram_block *b = s->block;
+    uint64_t at = 0;
+    while ((at = bits_next_set(b->dirty, at, b->pages)) < b->pages) {
+        uint64_t first = at / RAM_CHUNK_PAGES * RAM_CHUNK_PAGES;
+        uint64_t end = b->pages - first < RAM_CHUNK_PAGES ? b->pages : first + RAM_CHUNK_PAGES;
+        if (!send_chunk(s, first, end, errp)) {
+            return false;
+        }
+        at = end;
+    }
+    return flush_zero(s, errp);
+}
+
+void ram_save_begin(struct ram_saver *saver)
+{
+    for (unsigned i = 0; i < saver->ram->count; i++) {
+        bits_set_range(saver->ram->blocks[i].dirty, 0, saver->ram->blocks[i].pages);
+    }
+    atomic_store(&saver->counters->remaining, saver->ram->bytes >> RAM_PAGE_SHIFT);
+}
+
+bool ram_save_sync(struct ram_saver *saver, struct error **errp)
+{
+    if (!saver->tracker.sync(saver->tracker.opaque, saver->ram, errp)) {
+        return false;
+    }
+    atomic_store(&saver->counters->remaining, ram_count_dirty(saver->ram));
+    return true;
+}
+
+bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error **errp)
+{
+    struct sweep *s = calloc(1, sizeof(*s));
+    if (!s) {
+        abort();
+    }
+    s->saver = saver;
+    s->kind = kind;
+    bool ok = true;
+    for (unsigned i = 0; ok && i < saver->ram->count; i++) {
+        s->index = i;
+        s->block = &saver->ram->blocks[i];
+        s->cursor = (struct extent_cursor){0};
+        ok = send_block(s, errp);
+    }
+    ok = ok && batch_flush(s, errp);
+    free(s);
+    return ok && ram_check_sizes(saver->ram, errp);
+}
