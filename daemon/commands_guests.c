@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Guests and their VMMs: attach, detach, stop, cont; descriptors; the daemon itself. */
+#include "daemon/commands.h"
+#include "daemon/query.h"
+
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- attach and detach ---- */
+
+/* Back into sight: a guest that guest-detach has parked. */
+static void unpark(struct ferryd *d, struct qmp_request *req, const char *name)
+{
+    struct entry *e = entry_find(d, name);
+    if (!e || !e->guest) {
+        qmp_fail(req, error_new("guest-unknown",
+                                "No VMM with a guest named '%s' is connected: start it with this "
+                                "daemon's guests socket, or pass its socket as 'fd'",
+                                name));
+    } else if (!e->parked) {
+        qmp_fail(req, error_new("guest-exists", "A guest named '%s' is attached already", name));
+    } else {
+        e->parked = false;
+        qmp_event(d->qmp, "GUEST_ATTACHED", json_pack("{s:s}", "guest", name));
+        qmp_return(req, NULL);
+    }
+}
+
+static bool is_seqpacket(int fd)
+{
+    int type = 0;
+    socklen_t length = sizeof(type);
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_SEQPACKET;
+}
+
+static void cmd_guest_attach(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    const char *name = json_string_value(json_object_get(args, "name"));
+    const char *fdname = json_string_value(json_object_get(args, "fd"));
+    struct error *err = NULL;
+    if (!name[0] || strlen(name) >= GUEST_NAME_SIZE) {
+        qmp_fail(req, error_new("guest-invalid", "A guest's name has 1 to %d characters",
+                                GUEST_NAME_SIZE - 1));
+        return;
+    }
+    if (!fdname) {
+        unpark(d, req, name);
+        return;
+    }
+    int sock = fds_take(d, fdname, &err);
+    if (sock >= 0 && !is_seqpacket(sock)) {
+        error_set(&err, "fd-unsuitable",
+                  "File descriptor '%s' is no SOCK_SEQPACKET unix socket to a libferry", fdname);
+        close(sock);
+    }
+    if (err) {
+        qmp_fail(req, err);
+        return;
+    }
+    guests_adopt(d, sock, name, req);
+}
+
+static void cmd_guest_detach(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct entry *e = command_entry(d, req, args);
+    if (!e) {
+        return;
+    }
+    if (entry_is_busy(e)) {
+        qmp_fail(req, error_new("migration-active", "There's a migration process in progress"));
+        return;
+    }
+    e->parked = true;
+    qmp_event(d->qmp, "GUEST_DETACHED",
+              json_pack("{s:s, s:s}", "guest", e->name, "reason", "guest-detach"));
+    qmp_return(req, NULL);
+}
+
+static void cmd_query_guests(struct qmp_request *req, json_t *args, void *opaque)
+{
+    (void)args;
+    qmp_return(req, query_all_guests(opaque));
+}
+
+/* ---- running and stopping ---- */
+
+static void cmd_query_status(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct error *err = NULL;
+    struct entry *e = entry_pick_record(opaque, command_guest(args), &err);
+    if (e) {
+        qmp_return(req, query_guest_status(e));
+    } else {
+        qmp_fail(req, err);
+    }
+}
+
+static void request_done(void *opaque, struct error *err)
+{
+    if (err) {
+        qmp_fail(opaque, err);
+    } else {
+        qmp_return(opaque, NULL);
+    }
+}
+
+/* What keeps an operator from stopping or continuing a guest in this state; NULL: nothing. */
+static const char *obstacle(enum guest_state state)
+{
+    static const char *const obstacles[GUEST_STATES] = {
+        [GUEST_STOPPED] = "is stopped by a migration; migrate_cancel resumes it",
+        [GUEST_GIVEN_AWAY] = "was given away to its destination",
+        [GUEST_INCOMING] = "waits for an incoming migration",
+    };
+    return obstacles[state];
+}
+
+static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum agent_request request)
+{
+    struct entry *e = command_entry(d, req, args);
+    if (!e) {
+        return;
+    }
+    const char *why = obstacle(guest_get_state(e->guest));
+    if (why) {
+        qmp_fail(req, error_new("guest-state", "Guest '%s' %s", e->name, why));
+        return;
+    }
+    agent_ask(e->guest, request, (int)param_get(e->params, PARAM_GUEST_TIMEOUT), request_done, req);
+}
+
+static void cmd_stop(struct qmp_request *req, json_t *args, void *opaque)
+{
+    ask(opaque, req, args, AGENT_PAUSE);
+}
+
+static void cmd_cont(struct qmp_request *req, json_t *args, void *opaque)
+{
+    ask(opaque, req, args, AGENT_CONTINUE);
+}
+
+/* ---- descriptors, the daemon ---- */
+
+static void cmd_getfd(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct error *err = NULL;
+    int fd = qmp_request_take_fd(req);
+    if (fd < 0) {
+        error_set(&err, "fd-missing", "No file descriptor supplied via SCM_RIGHTS");
+    } else {
+        fds_add(opaque, json_string_value(json_object_get(args, "fdname")), fd, &err);
+    }
+    request_done(req, err);
+}
+
+static void cmd_closefd(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct error *err = NULL;
+    fds_close(opaque, json_string_value(json_object_get(args, "fdname")), &err);
+    request_done(req, err);
+}
+
+static void cmd_quit(struct qmp_request *req, json_t *args, void *opaque)
+{
+    (void)args;
+    qmp_return(req, NULL);
+    jobs_quit(opaque);
+}
+
+const struct qmp_command commands_guests[] = {
+    {"guest-attach", cmd_guest_attach},
+    {"guest-detach", cmd_guest_detach},
+    {"query-guests", cmd_query_guests},
+    {"query-status", cmd_query_status},
+    {"stop", cmd_stop},
+    {"cont", cmd_cont},
+    {"getfd", cmd_getfd},
+    {"closefd", cmd_closefd},
+    {"quit", cmd_quit},
+    {0},
+};

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Starting, watching and ending migrations. */
+#include "daemon/commands.h"
+#include "daemon/query.h"
+
+#include <string.h>
+
+static void set_busy(struct error **errp)
+{
+    error_set(errp, "migration-active", "There's a migration process in progress");
+}
+
+static bool check_block_arguments(json_t *args, struct error **errp)
+{
+    static const char *const names[] = {"blk", "inc"};
+    for (size_t i = 0; i < 2; i++) {
+        if (json_is_true(json_object_get(args, names[i]))) {
+            error_set(errp, "no-disks",
+                      "'%s' asks to migrate disks, and the guest has registered none", names[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_outgoing(const struct entry *e, json_t *args, struct error **errp)
+{
+    enum guest_state state = guest_get_state(e->guest);
+    if (entry_is_busy(e)) {
+        set_busy(errp);
+        return false;
+    }
+    if (state == GUEST_INCOMING) {
+        error_set(errp, "guest-incoming", "Guest is waiting for an incoming migration");
+        return false;
+    }
+    if (state == GUEST_GIVEN_AWAY) {
+        error_set(errp, "guest-given-away", "Guest '%s' was given away by an earlier migration",
+                  e->name);
+        return false;
+    }
+    return check_block_arguments(args, errp);
+}
+
+static struct endpoint *parse_uri(struct ferryd *d, json_t *args, struct error **errp)
+{
+    const char *uri = json_string_value(json_object_get(args, "uri"));
+    struct fd_finder fds = {.take = fds_take, .opaque = d};
+    return endpoint_parse(uri, &fds, errp);
+}
+
+static bool start(struct ferryd *d, struct entry *e, json_t *args, enum job_direction direction,
+                  struct error **errp)
+{
+    struct endpoint *endpoint = parse_uri(d, args, errp);
+    return endpoint && jobs_start(d, e, direction, endpoint, errp);
+}
+
+static void cmd_migrate(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct entry *e = command_entry(d, req, args);
+    struct error *err = NULL;
+    if (!e) {
+        return;
+    }
+    if (check_outgoing(e, args, &err) && start(d, e, args, JOB_OUTGOING, &err)) {
+        qmp_return(req, NULL);
+    } else {
+        qmp_fail(req, err);
+    }
+}
+
+static void cmd_migrate_incoming(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct entry *e = command_entry(d, req, args);
+    struct error *err = NULL;
+    if (!e) {
+        return;
+    }
+    if (entry_is_busy(e)) {
+        set_busy(&err);
+    } else if (guest_get_state(e->guest) != GUEST_INCOMING) {
+        error_set(&err, "guest-not-incoming",
+                  "Guest '%s' does not wait for a migration: its VMM was not started for one",
+                  e->name);
+    }
+    if (err || !start(d, e, args, JOB_INCOMING, &err)) {
+        qmp_fail(req, err);
+        return;
+    }
+    e->incoming = req;
+}
+
+/* Idle, ended or past the point of no return: all of it is no error to the reference's clients. */
+static void cmd_migrate_cancel(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    const char *name = command_guest(args);
+    struct error *err = NULL;
+    struct entry *e = entry_pick_record(d, name, &err);
+    if (!e && (name || strcmp(err->code, "guest-none") != 0)) {
+        qmp_fail(req, err);
+        return;
+    }
+    error_free(err);
+    if (e && entry_is_busy(e)) {
+        job_cancel(e->job);
+    }
+    qmp_return(req, NULL);
+}
+
+static void cmd_migrate_continue(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct entry *e = command_entry(d, req, args);
+    const char *state = json_string_value(json_object_get(args, "state"));
+    if (!e) {
+        return;
+    }
+    enum job_status status = e->job ? job_get_status(e->job) : JOB_NONE;
+    if (strcmp(state, job_status_name(status)) != 0 || status != JOB_PRE_SWITCHOVER) {
+        qmp_fail(req, error_new("migration-state", "Migration not in expected state: %s",
+                                job_status_name(status)));
+        return;
+    }
+    job_continue(e->job);
+    qmp_return(req, NULL);
+}
+
+static void cmd_query_migrate(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct error *err = NULL;
+    struct entry *e = entry_pick_record(d, command_guest(args), &err);
+    if (e) {
+        qmp_return(req, query_migration(e));
+    } else {
+        qmp_fail(req, err);
+    }
+}
+
+/* ---- migrate-resolve ---- */
+
+/* A guest given away before this daemon started: no job knows of it, the VMM is told directly. */
+struct resolve {
+    struct qmp_request *req;
+    struct guest *guest;
+    int timeout_ms;
+    bool resume; /* TAKE_BACK is under way, RESUME follows */
+};
+
+static void resolve_done(void *opaque, struct error *err)
+{
+    struct resolve *r = opaque;
+    if (!err && r->resume) {
+        r->resume = false;
+        agent_ask(r->guest, AGENT_RESUME, r->timeout_ms, resolve_done, r);
+        return;
+    }
+    if (err) {
+        qmp_fail(r->req, err);
+    } else {
+        qmp_return(r->req, NULL);
+    }
+    guest_unref(r->guest);
+    free(r);
+}
+
+static void resolve_orphan(struct entry *e, struct qmp_request *req, bool to_source)
+{
+    struct resolve *r = malloc(sizeof(*r));
+    if (!r) {
+        abort();
+    }
+    *r = (struct resolve){.req = req,
+                          .guest = guest_ref(e->guest),
+                          .timeout_ms = (int)param_get(e->params, PARAM_GUEST_TIMEOUT),
+                          .resume = to_source};
+    e->guest->released = !to_source;
+    agent_ask(r->guest, to_source ? AGENT_TAKE_BACK : AGENT_RELEASE, r->timeout_ms, resolve_done,
+              r);
+}
+
+static void cmd_migrate_resolve(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct ferryd *d = opaque;
+    struct error *err = NULL;
+    struct entry *e = entry_pick_record(d, command_guest(args), &err);
+    const char *outcome = json_string_value(json_object_get(args, "outcome"));
+    bool to_source = strcmp(outcome, "source") == 0;
+    if (!e) {
+        qmp_fail(req, err);
+    } else if (entry_is_orphan(e)) {
+        resolve_orphan(e, req, to_source);
+    } else if (e->job && entry_is_busy(e) && atomic_load(&e->job->handover) == HANDOVER_UNDECIDED) {
+        job_resolve(e->job, to_source ? RESOLVE_SOURCE : RESOLVE_DESTINATION);
+        qmp_return(req, NULL);
+    } else {
+        qmp_fail(req, error_new("handover-decided", "The handover of guest '%s' is not undecided",
+                                e->name));
+    }
+}
+
+const struct qmp_command commands_migration[] = {
+    {"migrate", cmd_migrate},
+    {"migrate-incoming", cmd_migrate_incoming},
+    {"migrate_cancel", cmd_migrate_cancel},
+    {"migrate-continue", cmd_migrate_continue},
+    {"migrate-resolve", cmd_migrate_resolve},
+    {"query-migrate", cmd_query_migrate},
+    {0},
+};

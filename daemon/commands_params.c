@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Parameters and capabilities, also under the names that older clients know them by. */
+#include "daemon/commands.h"
+#include "ram/block.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* ---- checks: all of a request is checked before any of it is applied ---- */
+
+static bool check_range(const struct param_info *info, json_int_t value, struct error **errp)
+{
+    if (value < 0 || (uint64_t)value < info->min || (uint64_t)value > info->max) {
+        error_set(errp, "parameter-range",
+                  "Parameter '%s' is %" JSON_INTEGER_FORMAT "; it may be %" PRIu64 " to %" PRIu64,
+                  info->name, value, info->min, info->max);
+        return false;
+    }
+    return true;
+}
+
+static bool check_cache_size(const struct entry *e, json_int_t value, struct error **errp)
+{
+    if (value < (json_int_t)RAM_PAGE_SIZE) {
+        error_set(errp, "parameter-range",
+                  "Parameter 'cache size' is %" JSON_INTEGER_FORMAT
+                  "; it may not be smaller than one page, %u bytes",
+                  value, RAM_PAGE_SIZE);
+        return false;
+    }
+    if ((uint64_t)value > e->guest->ram) {
+        error_set(errp, "parameter-range",
+                  "Parameter 'cache size' is %" JSON_INTEGER_FORMAT
+                  "; it may not be larger than the guest's RAM, %" PRIu64 " bytes",
+                  value, e->guest->ram);
+        return false;
+    }
+    return true;
+}
+
+static uint64_t power_of_two_below(uint64_t value)
+{
+    return 1ULL << (63 - __builtin_clzll(value));
+}
+
+static bool check_param(const struct entry *e, enum param p, json_int_t value, struct error **errp)
+{
+    return p == PARAM_XBZRLE_CACHE_SIZE ? check_cache_size(e, value, errp)
+                                        : check_range(&param_infos[p], value, errp);
+}
+
+static void apply_param(struct entry *e, enum param p, json_int_t value)
+{
+    uint64_t v = (uint64_t)value;
+    param_set(e->params, p, p == PARAM_XBZRLE_CACHE_SIZE ? power_of_two_below(v) : v);
+}
+
+static void set_one(struct qmp_request *req, struct entry *e, enum param p, json_int_t value)
+{
+    struct error *err = NULL;
+    if (!check_param(e, p, value, &err)) {
+        qmp_fail(req, err);
+        return;
+    }
+    apply_param(e, p, value);
+    qmp_return(req, NULL);
+}
+
+/* ---- commands ---- */
+
+static void cmd_set_parameters(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    struct error *err = NULL;
+    json_t *given[PARAM_COUNT];
+    if (!e) {
+        return;
+    }
+    for (int p = 0; p < PARAM_COUNT; p++) {
+        given[p] = json_object_get(args, param_infos[p].name);
+        if (given[p] && !check_param(e, (enum param)p, json_integer_value(given[p]), &err)) {
+            qmp_fail(req, err);
+            return;
+        }
+    }
+    for (int p = 0; p < PARAM_COUNT; p++) {
+        if (given[p]) {
+            apply_param(e, (enum param)p, json_integer_value(given[p]));
+        }
+    }
+    qmp_return(req, NULL);
+}
+
+static void cmd_query_parameters(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    if (!e) {
+        return;
+    }
+    json_t *all = json_object();
+    for (int p = 0; p < PARAM_COUNT; p++) {
+        json_object_set_new(all, param_infos[p].name,
+                            json_integer((json_int_t)param_get(e->params, (enum param)p)));
+    }
+    qmp_return(req, all);
+}
+
+/* As in the reference: no value is an error, the nearest possible one is taken. */
+static void cmd_set_speed(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    if (e) {
+        json_int_t value = json_integer_value(json_object_get(args, "value"));
+        set_one(req, e, PARAM_MAX_BANDWIDTH, value < 0 ? 0 : value);
+    }
+}
+
+/* Seconds, unlike everywhere else. */
+static void cmd_set_downtime(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    const struct param_info *info = &param_infos[PARAM_DOWNTIME_LIMIT];
+    double seconds = json_number_value(json_object_get(args, "value"));
+    if (!e) {
+        return;
+    }
+    if (!(seconds >= 0 && seconds * 1000 <= (double)info->max)) {
+        qmp_fail(req,
+                 error_new("parameter-range", "Parameter 'value' is %g seconds; it may be 0 to %g",
+                           seconds, (double)info->max / 1000));
+        return;
+    }
+    set_one(req, e, PARAM_DOWNTIME_LIMIT, (json_int_t)llround(seconds * 1000));
+}
+
+static void cmd_set_cache_size(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    if (e) {
+        set_one(req, e, PARAM_XBZRLE_CACHE_SIZE,
+                json_integer_value(json_object_get(args, "value")));
+    }
+}
+
+static void cmd_query_cache_size(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    if (e) {
+        uint64_t size = param_get(e->params, PARAM_XBZRLE_CACHE_SIZE);
+        qmp_return(req, json_integer((json_int_t)size));
+    }
+}
+
+/* The schema has checked that the names are capabilities, so that all of them apply. */
+static void cmd_set_capabilities(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    size_t i;
+    json_t *item;
+    if (!e) {
+        return;
+    }
+    if (entry_is_busy(e)) {
+        qmp_fail(req, error_new("migration-active", "There's a migration process in progress"));
+        return;
+    }
+    json_array_foreach(json_object_get(args, "capabilities"), i, item)
+    {
+        enum capability c =
+            capability_from_name(json_string_value(json_object_get(item, "capability")));
+        e->capabilities[c] = json_is_true(json_object_get(item, "state"));
+    }
+    qmp_return(req, NULL);
+}
+
+static void cmd_query_capabilities(struct qmp_request *req, json_t *args, void *opaque)
+{
+    struct entry *e = command_entry(opaque, req, args);
+    if (!e) {
+        return;
+    }
+    json_t *all = json_array();
+    for (int c = 0; c < CAPABILITY_COUNT; c++) {
+        json_array_append_new(all, json_pack("{s:s, s:b}", "capability", capability_infos[c].name,
+                                             "state", (int)e->capabilities[c]));
+    }
+    qmp_return(req, all);
+}
+
+const struct qmp_command commands_params[] = {
+    {"migrate-set-parameters", cmd_set_parameters},
+    {"query-migrate-parameters", cmd_query_parameters},
+    {"migrate_set_speed", cmd_set_speed},
+    {"migrate_set_downtime", cmd_set_downtime},
+    {"migrate-set-cache-size", cmd_set_cache_size},
+    {"query-migrate-cache-size", cmd_query_cache_size},
+    {"migrate-set-capabilities", cmd_set_capabilities},
+    {"query-migrate-capabilities", cmd_query_capabilities},
+    {0},
+};

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The daemon: the guests it knows and what each is doing.  Everything here belongs to the main
+ * thread; jobs' threads reach it by loop_post.
+ */
+#ifndef FERRY_DAEMON_FERRYD_H
+#define FERRY_DAEMON_FERRYD_H
+
+#include "daemon/job.h"
+#include "daemon/loop.h"
+#include "daemon/params.h"
+#include "guest/agent.h"
+
+#include <sys/queue.h>
+
+struct event;
+struct qmp_request;
+struct qmp_server;
+
+/*
+ * A guest by name.  It outlives the connection of its VMM while there is a job to tell about, and
+ * the connection of its VMM outlives guest-detach (then it is parked: known, but not shown).
+ */
+struct entry {
+    char name[GUEST_NAME_SIZE];
+    struct guest *guest; /* NULL: its VMM is not connected */
+    bool parked;         /* by guest-detach */
+    struct params *params;
+    bool capabilities[CAPABILITY_COUNT];
+    struct job *job;              /* running, or the last one; NULL: none yet */
+    struct qmp_request *incoming; /* a migrate-incoming that waits for its listener */
+    TAILQ_ENTRY(entry) link;      /* those attached last come last */
+};
+
+TAILQ_HEAD(entries, entry);
+
+/* A job whose thread has not ended. */
+struct live_job {
+    struct job *job;
+    TAILQ_ENTRY(live_job) link;
+};
+
+struct connection;
+struct named_fd;
+
+struct ferryd {
+    struct loop *loop;
+    struct qmp_server *qmp;
+    struct entries entries;
+    TAILQ_HEAD(, live_job) live;
+    TAILQ_HEAD(, connection) connections;
+    TAILQ_HEAD(, named_fd) fds;
+    unsigned gone;      /* entries whose VMM is not connected */
+    unsigned strangers; /* connections that have not introduced a guest */
+    int guests_fd;
+    struct event *guests_event;
+    struct event *tick;
+    struct event *deadline; /* of quitting */
+    bool quitting;
+};
+
+/* ---- guests.c ---- */
+
+/* Listens for VMMs on `fd` (taken over) and starts the timers. */
+bool guests_init(struct ferryd *d, int fd, struct error **errp);
+void guests_free(struct ferryd *d);
+
+/* Takes over a connected socket; `attach` (may be NULL) is answered when the guest is known. */
+void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach);
+
+struct entry *entry_find(struct ferryd *d, const char *name);
+
+/* The attached guest of that name; NULL: the only one.  Errors: "guest-unknown", "guest-ambiguous".
+ */
+struct entry *entry_pick(struct ferryd *d, const char *name, struct error **errp);
+
+/* The same for questions: a guest that is gone still answers, alone the one that left last. */
+struct entry *entry_pick_record(struct ferryd *d, const char *name, struct error **errp);
+
+/* Whether a job of this guest has not reached its end. */
+bool entry_is_busy(const struct entry *e);
+
+/* Whether its guest was given away before this daemon started, and nobody knows if it arrived. */
+bool entry_is_orphan(const struct entry *e);
+
+/* ---- jobs.c ---- */
+
+/* Starts a migration; takes over `endpoint`.  The entry must not be busy. */
+bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
+                struct endpoint *endpoint, struct error **errp);
+
+/* Cancels all jobs and ends the loop when they have ended, or after a while. */
+void jobs_quit(struct ferryd *d);
+
+/* ---- fds.c ---- */
+
+bool fds_add(struct ferryd *d, const char *name, int fd, struct error **errp);
+bool fds_close(struct ferryd *d, const char *name, struct error **errp);
+/* For fd:NAME and fd:NUMBER; struct fd_finder. */
+int fds_take(void *opaque, const char *name, struct error **errp);
+void fds_free(struct ferryd *d);
+
+#endif

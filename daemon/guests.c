@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The guests: connections of VMMs, and the entries by which commands know them.
+ *
+ * A connection begins as a stranger, with a deadline for its introduction; when the VMM has
+ * introduced its guest, the guest gets an entry.  When the connection ends, a job at work on the
+ * guest fails, and the entry is kept only if there is a job to tell about.
+ */
+#include "daemon/ferryd.h"
+
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "protocol/qmp.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* How long a VMM may take to introduce itself, and how many may be at it: they hold descriptors. */
+#define INTRODUCTION_NS (10 * NS_PER_SEC)
+#define STRANGERS_MAX   64u
+/* Guests attached at once, and entries kept of guests that are gone. */
+#define GUESTS_MAX 1024u
+#define GONE_MAX   64u
+#define TICK_MS    200
+
+struct connection {
+    struct ferryd *d;
+    struct guest *guest;
+    struct entry *entry; /* NULL: a stranger */
+    struct event *event;
+    uint64_t deadline_ns;       /* of a stranger */
+    char name[GUEST_NAME_SIZE]; /* that guest-attach expects; empty: any */
+    struct qmp_request *attach; /* a guest-attach to answer */
+    TAILQ_ENTRY(connection) link;
+};
+
+/* ---- entries ---- */
+
+struct entry *entry_find(struct ferryd *d, const char *name)
+{
+    struct entry *e;
+    TAILQ_FOREACH(e, &d->entries, link)
+    {
+        if (strcmp(e->name, name) == 0) {
+            break;
+        }
+    }
+    return e;
+}
+
+static bool is_attached(const struct entry *e)
+{
+    return e->guest && !e->parked;
+}
+
+static struct entry *find_only(struct ferryd *d, struct error **errp)
+{
+    struct entry *e, *only = NULL;
+    TAILQ_FOREACH(e, &d->entries, link)
+    {
+        if (is_attached(e) && only) {
+            error_set(errp, "guest-ambiguous",
+                      "Several guests are attached: name one with 'guest'");
+            return NULL;
+        }
+        only = is_attached(e) ? e : only;
+    }
+    if (!only) {
+        error_set(errp, "guest-none", "No guest is attached");
+    }
+    return only;
+}
+
+static void set_unknown(const char *name, struct error **errp)
+{
+    error_set_class(errp, ERROR_DEVICE_NOT_FOUND, "guest-unknown", "Guest '%s' is not attached",
+                    name);
+}
+
+struct entry *entry_pick(struct ferryd *d, const char *name, struct error **errp)
+{
+    if (!name) {
+        return find_only(d, errp);
+    }
+    struct entry *e = entry_find(d, name);
+    if (!e || !is_attached(e)) {
+        set_unknown(name, errp);
+        return NULL;
+    }
+    return e;
+}
+
+struct entry *entry_pick_record(struct ferryd *d, const char *name, struct error **errp)
+{
+    struct entry *e = NULL;
+    if (name) {
+        e = entry_find(d, name);
+        if (!e) {
+            set_unknown(name, errp);
+        }
+        return e;
+    }
+    struct error *err = NULL;
+    e = find_only(d, &err);
+    if (!e && strcmp(err->code, "guest-none") == 0 && !TAILQ_EMPTY(&d->entries)) {
+        error_free(err);
+        return TAILQ_LAST(&d->entries, entries);
+    }
+    if (!e) {
+        error_move(errp, err);
+    }
+    return e;
+}
+
+bool entry_is_busy(const struct entry *e)
+{
+    return e->job && !job_status_is_terminal(job_get_status(e->job));
+}
+
+bool entry_is_orphan(const struct entry *e)
+{
+    return e->guest && !entry_is_busy(e) && guest_get_state(e->guest) == GUEST_GIVEN_AWAY &&
+           !e->guest->released && !(e->job && job_get_status(e->job) == JOB_COMPLETED);
+}
+
+static struct entry *entry_new(struct ferryd *d, const char *name)
+{
+    struct entry *e = calloc(1, sizeof(*e));
+    if (!e) {
+        abort();
+    }
+    strcpy(e->name, name);
+    e->params = params_new();
+    TAILQ_INSERT_TAIL(&d->entries, e, link);
+    return e;
+}
+
+static void entry_free(struct ferryd *d, struct entry *e)
+{
+    TAILQ_REMOVE(&d->entries, e, link);
+    guest_unref(e->guest);
+    job_unref(e->job);
+    params_unref(e->params);
+    free(e);
+}
+
+static void entry_attach(struct ferryd *d, struct entry *e, struct guest *g)
+{
+    if (!e->guest && e->job) {
+        d->gone--;
+    }
+    e->guest = guest_ref(g);
+    e->parked = false;
+    TAILQ_REMOVE(&d->entries, e, link);
+    TAILQ_INSERT_TAIL(&d->entries, e, link);
+}
+
+/* Makes room among the guests that are gone: the one that left first is forgotten. */
+static void forget_oldest(struct ferryd *d)
+{
+    struct entry *e;
+    TAILQ_FOREACH(e, &d->entries, link)
+    {
+        if (!e->guest && !entry_is_busy(e)) {
+            d->gone--;
+            entry_free(d, e);
+            return;
+        }
+    }
+}
+
+static void entry_detach(struct ferryd *d, struct entry *e)
+{
+    guest_unref(e->guest);
+    e->guest = NULL;
+    TAILQ_REMOVE(&d->entries, e, link);
+    TAILQ_INSERT_TAIL(&d->entries, e, link);
+    if (!e->job) {
+        entry_free(d, e);
+    } else if (++d->gone > GONE_MAX) {
+        forget_oldest(d);
+    }
+}
+
+/* ---- what a VMM tells ---- */
+
+static void post_event(struct ferryd *d, const char *event, const char *name)
+{
+    qmp_event(d->qmp, event, json_pack("{s:s}", "guest", name));
+}
+
+static struct connection *find_connection(struct ferryd *d, const struct guest *g)
+{
+    struct connection *c;
+    TAILQ_FOREACH(c, &d->connections, link)
+    {
+        if (c->guest == g) {
+            break;
+        }
+    }
+    return c;
+}
+
+static unsigned count_connections(struct ferryd *d)
+{
+    unsigned n = 0;
+    struct connection *c;
+    TAILQ_FOREACH(c, &d->connections, link)
+    {
+        n++;
+    }
+    return n;
+}
+
+static bool check_welcome(struct ferryd *d, const struct connection *c, const struct entry *e,
+                          struct error **errp)
+{
+    const char *name = c->guest->name;
+    if (c->name[0] && strcmp(c->name, name) != 0) {
+        error_set(errp, "guest-name", "The VMM calls its guest '%s', not '%s'", name, c->name);
+        return false;
+    }
+    if (e && e->guest) {
+        error_set(errp, "guest-exists", "A guest named '%s' is attached already", name);
+        return false;
+    }
+    if (e && entry_is_busy(e)) {
+        error_set(errp, "migration-active", "A migration of guest '%s' is still ending", name);
+        return false;
+    }
+    if (count_connections(d) - d->strangers >= GUESTS_MAX) {
+        error_set(errp, "guest-too-many", "%u guests are attached already", GUESTS_MAX);
+        return false;
+    }
+    return true;
+}
+
+static bool on_attached(void *opaque, struct guest *g, struct error **errp)
+{
+    struct ferryd *d = opaque;
+    struct connection *c = find_connection(d, g);
+    struct entry *e = entry_find(d, g->name);
+    if (!check_welcome(d, c, e, errp)) {
+        return false;
+    }
+    c->entry = e ? e : entry_new(d, g->name);
+    entry_attach(d, c->entry, g);
+    d->strangers--;
+    log_info("guest %s: attached, VMM process %d, %u RAM blocks, %llu MiB, tracking %s", g->name,
+             (int)g->pid, g->nblocks, (unsigned long long)g->ram >> 20, g->tracking);
+    post_event(d, "GUEST_ATTACHED", g->name);
+    if (c->attach) {
+        qmp_return(c->attach, NULL);
+        c->attach = NULL;
+    }
+    return true;
+}
+
+static void on_state(void *opaque, struct guest *g, enum guest_state from)
+{
+    struct ferryd *d = opaque;
+    enum guest_state to = guest_get_state(g);
+    if (to == GUEST_RUNNING) {
+        post_event(d, "RESUME", g->name);
+    } else if (from == GUEST_RUNNING) {
+        post_event(d, "STOP", g->name);
+    }
+}
+
+static void on_shut_down(void *opaque, struct guest *g)
+{
+    struct ferryd *d = opaque;
+    log_info("guest %s: shut down", g->name);
+    qmp_event(
+        d->qmp, "SHUTDOWN",
+        json_pack("{s:b, s:s, s:s}", "guest", 1, "reason", "guest-shutdown", "name", g->name));
+}
+
+/* ---- connections ---- */
+
+static void connection_free(struct connection *c)
+{
+    TAILQ_REMOVE(&c->d->connections, c, link);
+    if (!c->entry) {
+        c->d->strangers--;
+    }
+    event_free(c->event);
+    guest_unref(c->guest);
+    free(c);
+}
+
+/* The end of a connection; `err` says why and is taken over. */
+static void connection_end(struct connection *c, struct error *err)
+{
+    struct ferryd *d = c->d;
+    struct entry *e = c->entry;
+    log_info("guest %s: detached: %s", c->guest->name[0] ? c->guest->name : "(unnamed)", err->text);
+    agent_lost(c->guest);
+    if (e) {
+        if (!e->parked) {
+            qmp_event(d->qmp, "GUEST_DETACHED",
+                      json_pack("{s:s, s:s}", "guest", e->name, "reason", err->text));
+        }
+        if (entry_is_busy(e)) {
+            job_abort(e->job, error_copy(err));
+        }
+        entry_detach(d, e);
+    }
+    if (c->attach) {
+        qmp_fail(c->attach, error_copy(err));
+    }
+    error_free(err);
+    connection_free(c);
+}
+
+static void on_readable(evutil_socket_t fd, short events, void *arg)
+{
+    struct connection *c = arg;
+    struct error *err = NULL;
+    (void)fd;
+    (void)events;
+    if (!agent_read(c->guest, &err)) {
+        connection_end(c, err);
+    }
+}
+
+void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach)
+{
+    struct connection *c = calloc(1, sizeof(*c));
+    if (!c) {
+        abort();
+    }
+    c->d = d;
+    c->attach = attach;
+    c->deadline_ns = clock_ns() + INTRODUCTION_NS;
+    strcpy(c->name, name);
+    c->guest = agent_new(sock, &(struct agent_events){.attached = on_attached,
+                                                      .state_changed = on_state,
+                                                      .shut_down = on_shut_down,
+                                                      .opaque = d});
+    c->event = event_new(loop_base(d->loop), sock, EV_READ | EV_PERSIST, on_readable, c);
+    if (!c->event || event_add(c->event, NULL) < 0) {
+        abort();
+    }
+    d->strangers++;
+    TAILQ_INSERT_TAIL(&d->connections, c, link);
+}
+
+static void on_connect(evutil_socket_t fd, short events, void *arg)
+{
+    struct ferryd *d = arg;
+    (void)events;
+    int sock = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (sock >= 0 && d->strangers < STRANGERS_MAX) {
+        guests_adopt(d, sock, "", NULL);
+    } else if (sock >= 0) {
+        close(sock); /* libferry tries again */
+    } else if (errno == EMFILE || errno == ENFILE) {
+        event_del(d->guests_event); /* the tick listens again */
+        log_error("no descriptors left for VMMs that connect");
+    }
+}
+
+static void on_tick(evutil_socket_t fd, short events, void *arg)
+{
+    struct ferryd *d = arg;
+    struct connection *c, *next;
+    uint64_t now = clock_ns();
+    (void)fd;
+    (void)events;
+    for (c = TAILQ_FIRST(&d->connections); c; c = next) {
+        next = TAILQ_NEXT(c, link);
+        agent_expire(c->guest);
+        if (!c->entry && now > c->deadline_ns) {
+            struct error *err = NULL;
+            error_set(&err, "guest-timeout", "The VMM did not introduce its guest in time");
+            connection_end(c, err);
+        }
+    }
+    event_add(d->guests_event, NULL);
+}
+
+bool guests_init(struct ferryd *d, int fd, struct error **errp)
+{
+    struct timeval tick = {.tv_usec = TICK_MS * 1000};
+    struct event_base *base = loop_base(d->loop);
+    d->guests_fd = fd;
+    d->guests_event = event_new(base, fd, EV_READ | EV_PERSIST, on_connect, d);
+    d->tick = event_new(base, -1, EV_PERSIST, on_tick, d);
+    if (!d->guests_event || !d->tick || event_add(d->guests_event, NULL) < 0 ||
+        event_add(d->tick, &tick) < 0) {
+        error_set(errp, "system-error", "No events for the guests socket");
+        return false;
+    }
+    return true;
+}
+
+void guests_free(struct ferryd *d)
+{
+    struct connection *c;
+    struct entry *e;
+    while ((c = TAILQ_FIRST(&d->connections))) {
+        agent_lost(c->guest);
+        connection_free(c);
+    }
+    while ((e = TAILQ_FIRST(&d->entries))) {
+        entry_free(d, e);
+    }
+    if (d->guests_event) {
+        event_free(d->guests_event);
+    }
+    if (d->tick) {
+        event_free(d->tick);
+    }
+    fd_close(&d->guests_fd);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The introduction: both ends compare what they are about to do before a page is sent.  A
+ * difference is refused by the destination, with what differs.
+ */
+#ifndef FERRY_DAEMON_HANDSHAKE_H
+#define FERRY_DAEMON_HANDSHAKE_H
+
+#include "daemon/job.h"
+#include "daemon/stream.h"
+#include "ram/block.h"
+
+/* The source's part: preamble, HELLO, BLOCKs, CAPABILITYs, OPEN; then awaits ACCEPT on two ways. */
+bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram, struct error **errp);
+
+/* What a stream begins with: a migration, or a question about one. */
+enum handshake_kind { HANDSHAKE_MIGRATION, HANDSHAKE_QUESTION };
+
+struct handshake {
+    enum handshake_kind kind;
+    bool two_way;
+    uint8_t uuid[GUEST_UUID_SIZE]; /* of the source's job */
+    char name[GUEST_NAME_SIZE];    /* the guest's, at the source */
+    bool capabilities[CAPABILITY_COUNT];
+};
+
+/*
+ * The destination's part, up to where it would answer; nothing was answered yet.  `ram` NULL takes
+ * questions only.
+ */
+bool handshake_receive(struct stream *s, const struct ram *ram, struct handshake *h,
+                       struct error **errp);
+bool handshake_accept(struct stream *s, struct error **errp);
+
+/* Asks about the job `uuid` on a fresh channel. */
+bool handshake_ask(struct stream *s, const uint8_t uuid[GUEST_UUID_SIZE], struct error **errp);
+
+#endif

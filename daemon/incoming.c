@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/incoming.h"
+
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "daemon/handover.h"
+#include "guest/wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <xxhash.h>
+
+/* ---- setup ---- */
+
+static bool map_ram(struct incoming *in, struct error **errp)
+{
+    struct guest *g = in->job->guest;
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        const struct guest_block *b = &g->blocks[i];
+        if (!ram_add(in->ram, b->name, b->fd, b->offset, b->length, b->gpa, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool start_listening(struct incoming *in, struct error **errp)
+{
+    struct wait w = job_peer_wait(in->job);
+    in->listener = endpoint_listen(in->job->endpoint, &w, errp);
+    if (!in->listener) {
+        return false;
+    }
+    job_set_address(in->job, listener_address(in->listener));
+    in->job->hooks.listening(in->job->hooks.opaque, in->job);
+    return true;
+}
+
+/* A source may come whenever it likes: this waits until somebody cancels. */
+static bool accept_source(struct incoming *in, struct error **errp)
+{
+    struct wait any_time = job_peer_wait(in->job);
+    struct wait patient = job_patient_wait(in->job);
+    any_time.timeout_ms = -1;
+    struct channel *channel = listener_accept(in->listener, &any_time, errp);
+    if (!channel) {
+        return false;
+    }
+    stream_open(&in->stream, channel, &patient, &patient);
+    in->stream.taken = &in->job->counters.transferred;
+    return true;
+}
+
+static bool introduce(struct incoming *in, struct error **errp)
+{
+    if (!handshake_receive(&in->stream, in->ram, &in->peer, errp)) {
+        return false;
+    }
+    if (in->peer.kind == HANDSHAKE_QUESTION) {
+        stream_write_u64(&in->stream, RECORD_ANSWER, ANSWER_UNKNOWN, NULL);
+        error_set(errp, "stream-order", "The source asked about another migration");
+        return false;
+    }
+    if (!ram_wipe(in->ram, errp)) {
+        return false;
+    }
+    job_set_uuid(in->job, in->peer.uuid);
+    log_info("guest %s: the source's guest is '%s'", in->job->guest_name, in->peer.name);
+    return !in->peer.two_way || handshake_accept(&in->stream, errp);
+}
+
+/* ---- records ---- */
+
+static bool out_of_place(const struct record *rec, struct error **errp)
+{
+    error_set(errp, "stream-order", "A %s record out of place", record_type_name(rec->type));
+    return false;
+}
+
+static bool on_alive(struct incoming *in, struct record *rec, struct error **errp)
+{
+    (void)in;
+    (void)rec;
+    (void)errp;
+    return true;
+}
+
+static bool on_round(struct incoming *in, struct record *rec, struct error **errp)
+{
+    (void)errp;
+    uint64_t pass = get_le64(rec->body);
+    atomic_store(&in->job->counters.rounds, pass);
+    in->job->hooks.pass(in->job->hooks.opaque, in->job, pass);
+    return true;
+}
+
+static bool on_pages(struct incoming *in, struct record *rec, struct error **errp)
+{
+    return ram_load_pages(in->ram, in->stream.reader, rec, &in->job->counters.load, errp);
+}
+
+static bool on_zero(struct incoming *in, struct record *rec, struct error **errp)
+{
+    return ram_load_zero(in->ram, rec, &in->job->counters.load, errp);
+}
+
+static bool on_stopped(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (in->stopped) {
+        return out_of_place(rec, errp);
+    }
+    in->stopped = true;
+    in->paused = get_le64(rec->body) & 1;
+    job_set_status(in->job, JOB_DEVICE);
+    return true;
+}
+
+static bool append_state(struct incoming *in, const uint8_t *bytes, size_t length,
+                         struct error **errp)
+{
+    XXH3_64bits_update(in->state_hash, bytes, length);
+    while (length) {
+        ssize_t n = write(in->state_fd, bytes, length);
+        if (n <= 0) {
+            error_set(errp, "no-memory", "No memory for the device state: %s", strerror(errno));
+            return false;
+        }
+        bytes += n;
+        length -= (size_t)n;
+        in->state_bytes += (uint64_t)n;
+    }
+    return true;
+}
+
+static bool on_state(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (!in->stopped || in->state_complete || get_le64(rec->body) != in->state_bytes) {
+        return out_of_place(rec, errp);
+    }
+    if (rec->payload > WIRE_STATE_MAX - in->state_bytes) {
+        error_set(errp, "state-too-large", "More than %llu bytes of device state", WIRE_STATE_MAX);
+        return false;
+    }
+    while (rec->payload) {
+        size_t n;
+        const uint8_t *bytes =
+            record_payload(in->stream.reader, rec, 1, RECORD_PAYLOAD_MAX, &n, errp);
+        if (!bytes || !append_state(in, bytes, n, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool on_state_end(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (!in->stopped || in->state_complete) {
+        return out_of_place(rec, errp);
+    }
+    if (get_le64(rec->body) != in->state_bytes ||
+        get_le64(rec->body + 8) != XXH3_64bits_digest(in->state_hash)) {
+        error_set(errp, "stream-corrupt", "The device state arrived damaged (%" PRIu64 " bytes)",
+                  in->state_bytes);
+        return false;
+    }
+    in->state_complete = true;
+    return true;
+}
+
+static bool on_verify(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (!in->stopped || !in->peer.capabilities[CAPABILITY_VERIFY]) {
+        return out_of_place(rec, errp);
+    }
+    return verify_record(in->ram, &in->verified, rec, errp);
+}
+
+static bool check_counts(struct incoming *in, const struct record *rec, struct error **errp)
+{
+    uint64_t normal = atomic_load(&in->job->counters.load.normal);
+    uint64_t duplicate = atomic_load(&in->job->counters.load.duplicate);
+    if (get_le64(rec->body) != normal || get_le64(rec->body + 8) != duplicate ||
+        get_le64(rec->body + 16) != in->state_bytes) {
+        error_set(errp, "stream-corrupt",
+                  "The source sent %" PRIu64 " pages and %" PRIu64 " zero pages, %" PRIu64
+                  " and %" PRIu64 " arrived",
+                  get_le64(rec->body), get_le64(rec->body + 8), normal, duplicate);
+        return false;
+    }
+    return true;
+}
+
+static bool on_end(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (!in->state_complete) {
+        return out_of_place(rec, errp);
+    }
+    if (!check_counts(in, rec, errp)) {
+        return false;
+    }
+    if (in->peer.capabilities[CAPABILITY_VERIFY]) {
+        if (!verify_finish(in->ram, &in->verified, errp)) {
+            return false;
+        }
+        atomic_store(&in->job->counters.verified, true);
+    }
+    in->ended = true;
+    return true;
+}
+
+static bool on_fail(struct incoming *in, struct record *rec, struct error **errp)
+{
+    char text[256];
+    (void)in;
+    record_fail_text(rec, text, sizeof(text));
+    error_set(errp, "peer-failed", "The source gave up: %s", text);
+    return false;
+}
+
+typedef bool record_handler(struct incoming *in, struct record *rec, struct error **errp);
+
+static record_handler *const handlers[] = {
+    [RECORD_ROUND] = on_round,     [RECORD_RAM_PAGES] = on_pages, [RECORD_RAM_ZERO] = on_zero,
+    [RECORD_STOPPED] = on_stopped, [RECORD_STATE] = on_state,     [RECORD_STATE_END] = on_state_end,
+    [RECORD_VERIFY] = on_verify,   [RECORD_END] = on_end,         [RECORD_ALIVE] = on_alive,
+    [RECORD_FAIL] = on_fail,
+};
+
+static bool take_records(struct incoming *in, struct error **errp)
+{
+    job_set_status(in->job, JOB_ACTIVE);
+    while (!in->ended) {
+        struct record rec;
+        if (!record_read(in->stream.reader, &rec, errp)) {
+            return false;
+        }
+        bool known = rec.type < sizeof(handlers) / sizeof(handlers[0]) && handlers[rec.type];
+        if (!(known ? handlers[rec.type](in, &rec, errp) : out_of_place(&rec, errp))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- the guest's state ---- */
+
+static bool load_state(struct incoming *in, struct error **errp)
+{
+    struct wait w = job_guest_wait(in->job);
+    uint64_t start = clock_ns();
+    /* The VMM must not see it change, whatever happens to us. */
+    fcntl(in->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    if (!ram_check_sizes(in->ram, errp) ||
+        !in->job->guest->ops->load_state(in->job->guest, in->state_fd, &w, errp)) {
+        return false;
+    }
+    atomic_store(&in->job->downtime.load, clock_ns() - start);
+    return true;
+}
+
+/* ---- the whole ---- */
+
+static bool receive(struct incoming *in, struct error **errp)
+{
+    return map_ram(in, errp) && start_listening(in, errp) && accept_source(in, errp) &&
+           introduce(in, errp) && take_records(in, errp) && load_state(in, errp) &&
+           handover_destination(in, errp);
+}
+
+static bool init(struct incoming *in, struct job *job, struct error **errp)
+{
+    in->job = job;
+    in->ram = ram_new();
+    in->state_hash = XXH3_createState();
+    in->state_fd = memfd_create("ferry-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (!in->state_hash || in->state_fd < 0) {
+        error_set(errp, "no-memory", "No file for the device state: %s", strerror(errno));
+        return false;
+    }
+    XXH3_64bits_reset(in->state_hash);
+    return true;
+}
+
+static void fail(struct incoming *in, const struct error *why)
+{
+    if (strcmp(why->code, "cancelled") == 0 && !job_aborted(in->job)) {
+        job_set_status(in->job, JOB_CANCELLING);
+    }
+    if (!in->in_doubt) {
+        stream_give_up(&in->stream, why);
+        ram_wipe(in->ram, NULL);
+    }
+}
+
+void incoming_run(struct job *job)
+{
+    struct incoming *in = calloc(1, sizeof(*in));
+    struct error *err = NULL;
+    if (!in) {
+        abort();
+    }
+    if (!init(in, job, &err) || !receive(in, &err)) {
+        fail(in, err);
+    }
+    ram_free(in->ram);
+    job_end(job, err);
+    if (in->offered) {
+        handover_linger(in);
+    }
+    stream_close(&in->stream);
+    listener_close(in->listener);
+    fd_close(&in->state_fd);
+    XXH3_freeState(in->state_hash);
+    free(in);
+}

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/outgoing.h"
+
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "daemon/handover.h"
+#include "daemon/handshake.h"
+#include "ram/verify.h"
+
+#include <poll.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+/* A cancelled job waits no longer than this for the VMM to say that its guest runs again. */
+#define CANCEL_RESUME_MS 50
+
+/* How often a paused job looks after its peer. */
+#define PAUSE_CHECK_NS (100 * NS_PER_MS)
+
+/* ---- setup ---- */
+
+static bool map_ram(struct outgoing *o, struct error **errp)
+{
+    struct guest *g = o->job->guest;
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        const struct guest_block *b = &g->blocks[i];
+        if (!ram_add(o->ram, b->name, b->fd, b->offset, b->length, b->gpa, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool connect_peer(struct outgoing *o, struct error **errp)
+{
+    struct wait peer = job_peer_wait(o->job);
+    struct wait patient = job_patient_wait(o->job);
+    struct channel *channel = endpoint_connect(o->job->endpoint, &peer, errp);
+    if (!channel) {
+        return false;
+    }
+    stream_open(&o->stream, channel, &patient, &peer);
+    o->stream.written = &o->job->counters.transferred;
+    uint64_t start = clock_ns();
+    bool ok = handshake_offer(o->job, &o->stream, o->ram, errp);
+    o->peer_ns = clock_ns() - start;
+    return ok;
+}
+
+static bool start_logging(struct outgoing *o, struct error **errp)
+{
+    struct wait w = job_guest_wait(o->job);
+    uint64_t start = clock_ns();
+    o->logging = true; /* also when it fails half-way: log_stop undoes all of it */
+    bool ok = o->job->guest->ops->log_start(o->job->guest, &w, errp);
+    o->request_ns = clock_ns() - start;
+    return ok;
+}
+
+/* ---- rounds ---- */
+
+static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
+{
+    struct outgoing *o = opaque;
+    struct wait w = job_guest_wait(o->job);
+    uint64_t *dirty[RAM_BLOCKS_MAX];
+    for (unsigned i = 0; i < ram->count; i++) {
+        dirty[i] = ram->blocks[i].dirty;
+    }
+    return o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
+}
+
+static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t count,
+                          struct error **errp)
+{
+    struct outgoing *o = opaque;
+    struct wait w = job_guest_wait(o->job);
+    return o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
+}
+
+static uint64_t remaining_bytes(const struct outgoing *o)
+{
+    return atomic_load(&o->job->counters.ram.remaining) << RAM_PAGE_SHIFT;
+}
+
+/* Takes over what was written, and with it the rate at which the guest writes. */
+static bool sync_dirty(struct outgoing *o, struct error **errp)
+{
+    struct job_counters *c = &o->job->counters;
+    if (!ram_save_sync(&o->saver, errp)) {
+        return false;
+    }
+    uint64_t now = clock_ns();
+    uint64_t pages = atomic_load(&c->ram.remaining);
+    if (o->synced_ns && now > o->synced_ns) {
+        double per_second = (double)pages * (double)NS_PER_SEC / (double)(now - o->synced_ns);
+        atomic_store(&c->dirty_rate, (uint64_t)(per_second + 0.5));
+    }
+    o->synced_ns = now;
+    atomic_fetch_add(&c->rounds, 1);
+    return true;
+}
+
+static bool announce_round(struct outgoing *o, struct error **errp)
+{
+    uint8_t body[16];
+    uint64_t pass = atomic_load(&o->job->counters.rounds);
+    put_le64(body, pass);
+    put_le64(body + 8, remaining_bytes(o) >> RAM_PAGE_SHIFT);
+    o->job->hooks.pass(o->job->hooks.opaque, o->job, pass);
+    return stream_write(&o->stream, RECORD_ROUND, body, sizeof(body), errp);
+}
+
+/* A failed write whose reason the peer has told is reported with that reason. */
+static bool run_round(struct outgoing *o, enum ram_round kind, struct error **errp)
+{
+    if (announce_round(o, errp) && ram_save_round(&o->saver, kind, errp)) {
+        return true;
+    }
+    stream_prefer_peers_word(&o->stream, errp);
+    return false;
+}
+
+/* What stopping, loading and starting cost besides the bytes: a request or two to each end. */
+static double fixed_downtime_ms(const struct outgoing *o)
+{
+    return ns_to_ms(4 * o->request_ns + 2 * o->peer_ns);
+}
+
+static double expect_downtime(struct outgoing *o)
+{
+    double ms =
+        estimate_downtime_ms(remaining_bytes(o), pace_bandwidth(&o->pace), fixed_downtime_ms(o));
+    job_store_double(&o->job->counters.expected_downtime_bits, ms);
+    return ms;
+}
+
+/*
+ * Whether the guest should be stopped now.  Within the limit it pays to go on only while each round
+ * at least halves what is left: a guest that writes little is then stopped for less than allowed.
+ */
+static bool should_stop(struct outgoing *o, uint64_t before)
+{
+    uint64_t left = remaining_bytes(o);
+    double limit = (double)param_get(o->job->params, PARAM_DOWNTIME_LIMIT);
+    double expected = expect_downtime(o);
+    if (left && expected > limit) {
+        return false;
+    }
+    return left > before / 2 || expected - fixed_downtime_ms(o) < 1;
+}
+
+static bool run_rounds(struct outgoing *o, struct error **errp)
+{
+    ram_save_begin(&o->saver);
+    o->synced_ns = clock_ns();
+    if (!tracker_sync(o, o->ram, errp)) {
+        return false;
+    }
+    atomic_fetch_add(&o->job->counters.rounds, 1);
+    uint64_t before = remaining_bytes(o);
+    for (enum ram_round kind = RAM_ROUND_FIRST;; kind = RAM_ROUND_LATER) {
+        if (!run_round(o, kind, errp) || !sync_dirty(o, errp)) {
+            return false;
+        }
+        pace_publish(&o->pace);
+        if (should_stop(o, before)) {
+            return true;
+        }
+        before = remaining_bytes(o);
+    }
+}
+
+/* ---- the stop ---- */
+
+static bool stop_guest(struct outgoing *o, struct error **errp)
+{
+    struct wait w = job_guest_wait(o->job);
+    o->stopped = true;
+    o->stopped_ns = clock_ns();
+    if (!o->job->guest->ops->stop(o->job->guest, &o->was_paused, &w, errp)) {
+        return false;
+    }
+    atomic_store(&o->job->downtime.stop, clock_ns() - o->stopped_ns);
+    return true;
+}
+
+static bool continue_asked(const struct job *job)
+{
+    struct pollfd fd = {.fd = job->continue_fd, .events = POLLIN};
+    return poll(&fd, 1, 0) > 0;
+}
+
+/* pause-before-switchover: until migrate-continue, a cancel, or the peer's end. */
+static bool await_continue(struct outgoing *o, struct error **errp)
+{
+    job_set_status(o->job, JOB_PRE_SWITCHOVER);
+    struct wait w = {.cancel_fd = o->job->cancel_fd};
+    while (!continue_asked(o->job)) {
+        struct pollfd fds[2] = {{.fd = o->job->continue_fd, .events = POLLIN},
+                                {.fd = o->job->cancel_fd, .events = POLLIN}};
+        poll(fds, 2, (int)(PAUSE_CHECK_NS / NS_PER_MS));
+        if (wait_cancelled(&w, errp) || !pace_check(&o->pace, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool send_last_round(struct outgoing *o, struct error **errp)
+{
+    uint64_t start = clock_ns();
+    o->pace.unlimited = true;
+    if (!sync_dirty(o, errp) ||
+        !stream_write_u64(&o->stream, RECORD_STOPPED, o->was_paused, errp) ||
+        !run_round(o, RAM_ROUND_STOPPED, errp)) {
+        return false;
+    }
+    atomic_store(&o->job->downtime.ram, clock_ns() - start);
+    return true;
+}
+
+/* ---- device state ---- */
+
+/* The bytes come from a file that the VMM can still change: read once, hashed as they are sent. */
+static bool send_state_file(struct outgoing *o, int fd, uint64_t size, struct error **errp)
+{
+    CLEANUP_FREE uint8_t *buf = malloc(16 + RECORD_PAYLOAD_MAX);
+    XXH3_state_t *hash = XXH3_createState();
+    if (!buf || !hash) {
+        abort();
+    }
+    XXH3_64bits_reset(hash);
+    bool ok = true;
+    for (uint64_t at = 0; ok && at < size;) {
+        ssize_t n = pread(fd, buf + 16, RECORD_PAYLOAD_MAX, (off_t)at);
+        if (n <= 0) {
+            error_set(errp, "guest-refused", "The device state of guest '%s' became shorter",
+                      o->job->guest_name);
+            ok = false;
+            break;
+        }
+        uint8_t head[RECORD_HEAD_SIZE];
+        static const uint8_t padding[8];
+        put_le64(buf, at);
+        put_le64(buf + 8, 0);
+        record_head(head, RECORD_STATE, 16 + (uint64_t)n, buf, 16);
+        struct iovec iov[] = {{.iov_base = head, .iov_len = sizeof(head)},
+                              {.iov_base = buf, .iov_len = 16 + (size_t)n},
+                              {.iov_base = (void *)padding, .iov_len = (size_t)(-n & 7)}};
+        XXH3_64bits_update(hash, buf + 16, (size_t)n);
+        ok = o->stream.sink.write(&o->stream, iov, 3, errp);
+        at += (uint64_t)n;
+    }
+    uint8_t end[16];
+    put_le64(end, size);
+    put_le64(end + 8, XXH3_64bits_digest(hash));
+    XXH3_freeState(hash);
+    return ok && stream_write(&o->stream, RECORD_STATE_END, end, sizeof(end), errp);
+}
+
+static bool send_state(struct outgoing *o, struct error **errp)
+{
+    struct wait w = job_guest_wait(o->job);
+    struct stat st = {0};
+    CLEANUP_CLOSE int fd = o->job->guest->ops->save_state(o->job->guest, &w, errp);
+    if (fd < 0) {
+        return false;
+    }
+    fstat(fd, &st);
+    o->state_bytes = (uint64_t)st.st_size;
+    return send_state_file(o, fd, o->state_bytes, errp);
+}
+
+static bool send_end(struct outgoing *o, struct error **errp)
+{
+    struct job_counters *c = &o->job->counters;
+    uint8_t body[24];
+    put_le64(body, atomic_load(&c->ram.normal));
+    put_le64(body + 8, atomic_load(&c->ram.duplicate));
+    put_le64(body + 16, o->state_bytes);
+    return stream_write(&o->stream, RECORD_END, body, sizeof(body), errp);
+}
+
+static bool send_device(struct outgoing *o, struct error **errp)
+{
+    uint64_t start = clock_ns();
+    uint64_t sent = o->stream.sent;
+    job_set_status(o->job, JOB_DEVICE);
+    bool verify = o->job->capabilities[CAPABILITY_VERIFY];
+    bool ok = send_last_round(o, errp) && send_state(o, errp) &&
+              (!verify || verify_send(o->ram, &o->stream.sink, errp)) && send_end(o, errp);
+    if (!ok) {
+        stream_prefer_peers_word(&o->stream, errp);
+    }
+    atomic_store(&o->job->counters.downtime_bytes, o->stream.sent - sent);
+    atomic_store(&o->job->downtime.state, clock_ns() - start - atomic_load(&o->job->downtime.ram));
+    return ok;
+}
+
+/* ---- the whole ---- */
+
+/* Puts the source's guest back to what it was.  Also runs when the job was cancelled. */
+static void undo(struct outgoing *o, const struct error *why)
+{
+    struct guest *g = o->job->guest;
+    struct error *err = NULL;
+    bool cancelled = strcmp(why->code, "cancelled") == 0;
+    struct wait w = job_guest_wait(o->job);
+    w.cancel_fd = -1; /* it may be set, and what follows must be done all the same */
+    w.timeout_ms = cancelled && w.timeout_ms > CANCEL_RESUME_MS ? CANCEL_RESUME_MS : w.timeout_ms;
+    if (o->given_away) {
+        g->ops->take_back(g, &w, &err);
+    }
+    if (o->stopped && !g->ops->resume(g, &w, err ? NULL : &err)) {
+        log_warning("guest %s: %s", o->job->guest_name, err ? err->text : "not resumed");
+    }
+    error_free(err);
+    if (o->logging) {
+        g->ops->log_stop(g);
+    }
+    if (o->stream.channel) {
+        stream_give_up(&o->stream, why);
+    }
+}
+
+static bool migrate(struct outgoing *o, struct error **errp)
+{
+    if (!map_ram(o, errp) || !connect_peer(o, errp) || !start_logging(o, errp)) {
+        return false;
+    }
+    pace_init(&o->pace, o->job, &o->stream);
+    o->saver = (struct ram_saver){
+        .ram = o->ram,
+        .tracker = {.sync = tracker_sync, .clear = tracker_clear, .opaque = o},
+        .pacer = pace_pacer(&o->pace),
+        .sink = o->stream.sink,
+        .counters = &o->job->counters.ram,
+    };
+    job_set_status(o->job, JOB_ACTIVE);
+    if (!run_rounds(o, errp) || !stop_guest(o, errp)) {
+        return false;
+    }
+    if (o->job->capabilities[CAPABILITY_PAUSE_BEFORE_SWITCHOVER] && !await_continue(o, errp)) {
+        return false;
+    }
+    return send_device(o, errp) && handover_source(o, errp);
+}
+
+void outgoing_run(struct job *job)
+{
+    struct outgoing *o = calloc(1, sizeof(*o));
+    struct error *err = NULL;
+    if (!o) {
+        abort();
+    }
+    o->job = job;
+    o->ram = ram_new();
+    bool ok = migrate(o, &err);
+    if (!ok) {
+        if (strcmp(err->code, "cancelled") == 0 && !job_aborted(job)) {
+            job_set_status(job, JOB_CANCELLING);
+        }
+        undo(o, err);
+    }
+    stream_close(&o->stream);
+    ram_free(o->ram);
+    job_end(job, err);
+    free(o);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/params.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const struct param_info param_infos[PARAM_COUNT] = {
+    [PARAM_MAX_BANDWIDTH] = {"max-bandwidth", 0, 0, INT64_MAX},
+    [PARAM_DOWNTIME_LIMIT] = {"downtime-limit", 300, 0, 2000000},
+    [PARAM_XBZRLE_CACHE_SIZE] = {"xbzrle-cache-size", 64 << 20, 4096, INT64_MAX},
+    [PARAM_AVAIL_SWITCHOVER_BANDWIDTH] = {"avail-switchover-bandwidth", 0, 0, INT64_MAX},
+    [PARAM_GUEST_TIMEOUT] = {"guest-timeout", 30000, 1, 3600000},
+    [PARAM_PEER_TIMEOUT] = {"peer-timeout", 30000, 1, 3600000},
+};
+
+const struct capability_info capability_infos[CAPABILITY_COUNT] = {
+    [CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = {"pause-before-switchover", false},
+    [CAPABILITY_VERIFY] = {"verify", true},
+};
+
+struct params *params_new(void)
+{
+    struct params *params = calloc(1, sizeof(*params));
+    if (!params) {
+        abort();
+    }
+    params->refs = 1;
+    for (int i = 0; i < PARAM_COUNT; i++) {
+        param_set(params, (enum param)i, param_infos[i].initial);
+    }
+    return params;
+}
+
+struct params *params_ref(struct params *params)
+{
+    atomic_fetch_add(&params->refs, 1);
+    return params;
+}
+
+void params_unref(struct params *params)
+{
+    if (atomic_fetch_sub(&params->refs, 1) == 1) {
+        free(params);
+    }
+}
+
+enum capability capability_from_name(const char *name)
+{
+    int i = 0;
+    while (i < CAPABILITY_COUNT && strcmp(capability_infos[i].name, name) != 0) {
+        i++;
+    }
+    return (enum capability)i;
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/query.h"
+
+#include "common/clock.h"
+#include "ram/block.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* ---- query-migrate ---- */
+
+static void set_int(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new_nocheck(object, key, json_integer((json_int_t)value));
+}
+
+static void set_real(json_t *object, const char *key, double value)
+{
+    json_object_set_new_nocheck(object, key, json_real(isfinite(value) ? value : 0));
+}
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    json_object_set_new_nocheck(object, key, json_string(text));
+}
+
+static uint64_t to_ms(uint64_t ns)
+{
+    return (ns + NS_PER_MS / 2) / NS_PER_MS;
+}
+
+static void set_ms_real(json_t *object, const char *key, _Atomic uint64_t *ns)
+{
+    set_real(object, key, ns_to_ms(atomic_load(ns)));
+}
+
+/* An outgoing job counts what it sent, an incoming one what it put into place. */
+static uint64_t normal_pages(struct job *job)
+{
+    return job->direction == JOB_OUTGOING ? atomic_load(&job->counters.ram.normal)
+                                          : atomic_load(&job->counters.load.normal);
+}
+
+static uint64_t duplicate_pages(struct job *job)
+{
+    return job->direction == JOB_OUTGOING ? atomic_load(&job->counters.ram.duplicate)
+                                          : atomic_load(&job->counters.load.duplicate);
+}
+
+static json_t *ram_info(struct job *job, enum job_status status)
+{
+    struct job_counters *c = &job->counters;
+    uint64_t remaining = atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT;
+    uint64_t transferred = atomic_load(&c->transferred);
+    uint64_t in_downtime = atomic_load(&c->downtime_bytes);
+    json_t *ram = json_object();
+    set_int(ram, "transferred", transferred);
+    set_int(ram, "remaining", status == JOB_COMPLETED ? 0 : remaining);
+    set_int(ram, "total", atomic_load(&c->total));
+    set_int(ram, "duplicate", duplicate_pages(job));
+    set_int(ram, "skipped", atomic_load(&c->ram.skipped));
+    set_int(ram, "normal", normal_pages(job));
+    set_int(ram, "normal-bytes", normal_pages(job) << RAM_PAGE_SHIFT);
+    set_int(ram, "dirty-pages-rate", status == JOB_COMPLETED ? 0 : atomic_load(&c->dirty_rate));
+    set_real(ram, "mbps", job_load_double(&c->mbps_bits));
+    set_int(ram, "dirty-sync-count", atomic_load(&c->rounds));
+    set_int(ram, "page-size", RAM_PAGE_SIZE);
+    set_int(ram, "pages-per-second", (uint64_t)job_load_double(&c->pages_per_second_bits));
+    set_int(ram, "precopy-bytes", transferred - in_downtime);
+    set_int(ram, "downtime-bytes", in_downtime);
+    return ram;
+}
+
+static json_t *downtime_parts(struct job *job)
+{
+    struct job_downtime *d = &job->downtime;
+    json_t *parts = json_object();
+    set_ms_real(parts, "stop", &d->stop);
+    set_ms_real(parts, "ram", &d->ram);
+    set_ms_real(parts, "state", &d->state);
+    set_ms_real(parts, "load", &d->load);
+    set_ms_real(parts, "start", &d->start);
+    return parts;
+}
+
+/* Before anything is measured the limit is what is expected, as in the reference. */
+static uint64_t expected_downtime(struct job *job)
+{
+    double expected = job_load_double(&job->counters.expected_downtime_bits);
+    if (expected <= 0) {
+        return param_get(job->params, PARAM_DOWNTIME_LIMIT);
+    }
+    return expected < (double)INT64_MAX ? (uint64_t)ceil(expected) : INT64_MAX;
+}
+
+static void add_progress(json_t *info, struct job *job, enum job_status status)
+{
+    set_int(info, "setup-time", to_ms(atomic_load(&job->times.setup)));
+    json_object_set_new_nocheck(info, "ram", ram_info(job, status));
+    if (status == JOB_COMPLETED) {
+        if (job->direction == JOB_OUTGOING) {
+            set_int(info, "downtime", to_ms(atomic_load(&job->downtime.total)));
+        }
+        json_object_set_new_nocheck(info, "downtime-parts", downtime_parts(job));
+    } else if (job->direction == JOB_OUTGOING) {
+        set_int(info, "expected-downtime", expected_downtime(job));
+    }
+}
+
+static void add_handover(json_t *info, struct job *job)
+{
+    static const char *const names[] = {
+        [HANDOVER_UNDECIDED] = "undecided",
+        [HANDOVER_SOURCE] = "source",
+        [HANDOVER_DESTINATION] = "destination",
+    };
+    int handover = atomic_load(&job->handover);
+    if (handover != HANDOVER_NONE) {
+        set_text(info, "handover", names[handover]);
+    }
+}
+
+static void format_uuid(const uint8_t uuid[GUEST_UUID_SIZE], char text[37])
+{
+    char *at = text;
+    for (int i = 0; i < GUEST_UUID_SIZE; i++) {
+        at += sprintf(at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
+    }
+}
+
+static void add_identity(json_t *info, struct job *job)
+{
+    uint8_t uuid[GUEST_UUID_SIZE];
+    char text[37];
+    job_get_uuid(job, uuid);
+    format_uuid(uuid, text);
+    set_text(info, "job", text);
+    set_text(info, "direction", job->direction == JOB_OUTGOING ? "outgoing" : "incoming");
+    char *address = job_get_address(job);
+    if (address) {
+        set_text(info, "listening", address);
+        free(address);
+    }
+}
+
+static void add_error(json_t *info, struct job *job)
+{
+    struct error *err = job_get_error(job);
+    if (err) {
+        set_text(info, "error-desc", err->text);
+        error_free(err);
+    }
+}
+
+static json_t *job_info(struct job *job)
+{
+    /* Read first: what is added below is at least as new as the status. */
+    enum job_status status = job_get_status(job);
+    uint64_t end = atomic_load(&job->times.end);
+    json_t *info = json_object();
+    set_text(info, "status", job_status_name(status));
+    add_identity(info, job);
+    set_int(info, "total-time", to_ms(end ? end : job_elapsed(job)));
+    if (atomic_load(&job->times.setup)) {
+        add_progress(info, job, status);
+    }
+    if (status == JOB_FAILED) {
+        add_error(info, job);
+    }
+    if (job->capabilities[CAPABILITY_VERIFY] || atomic_load(&job->counters.verified)) {
+        json_object_set_new_nocheck(info, "verified",
+                                    json_boolean(atomic_load(&job->counters.verified)));
+    }
+    add_handover(info, job);
+    return info;
+}
+
+/* A guest that was given away before this daemon started: all that is known is that it was. */
+static json_t *orphan_info(const struct guest *g)
+{
+    char uuid[37];
+    format_uuid(g->job, uuid);
+    return json_pack("{s:s, s:s, s:s, s:s}", "status", "device", "direction", "outgoing", "job",
+                     uuid, "handover", "undecided");
+}
+
+json_t *query_migration(struct entry *e)
+{
+    if (entry_is_orphan(e)) {
+        return orphan_info(e->guest);
+    }
+    return e->job ? job_info(e->job) : json_object();
+}
+
+/* ---- query-status, query-guests ---- */
+
+static const char *run_state(const struct entry *e)
+{
+    static const char *const names[] = {
+        [GUEST_RUNNING] = "running",        [GUEST_PAUSED] = "paused",
+        [GUEST_STOPPED] = "finish-migrate", [GUEST_GIVEN_AWAY] = "postmigrate",
+        [GUEST_INCOMING] = "inmigrate",
+    };
+    return e->guest ? names[guest_get_state(e->guest)] : "shutdown";
+}
+
+json_t *query_guest_status(struct entry *e)
+{
+    bool running = e->guest && guest_get_state(e->guest) == GUEST_RUNNING;
+    return json_pack("{s:b, s:b, s:s}", "running", running, "singlestep", 0, "status",
+                     run_state(e));
+}
+
+static json_t *blocks_info(const struct guest *g)
+{
+    json_t *blocks = json_array();
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        const struct guest_block *b = &g->blocks[i];
+        json_array_append_new(blocks, json_pack("{s:s, s:I, s:I}", "name", b->name, "length",
+                                                (json_int_t)b->length, "gpa", (json_int_t)b->gpa));
+    }
+    return blocks;
+}
+
+static json_t *guest_info(const struct entry *e)
+{
+    const struct guest *g = e->guest;
+    return json_pack("{s:s, s:s, s:b, s:s, s:i, s:I, s:o, s:[s]}", "name", e->name, "driver",
+                     g->ops->driver, "attached", 1, "status", run_state(e), "pid", (int)g->pid,
+                     "ram", (json_int_t)g->ram, "blocks", blocks_info(g), "tracking", g->tracking);
+}
+
+json_t *query_all_guests(struct ferryd *d)
+{
+    json_t *all = json_array();
+    struct entry *e;
+    TAILQ_FOREACH(e, &d->entries, link)
+    {
+        if (e->guest && !e->parked) {
+            json_array_append_new(all, guest_info(e));
+        }
+    }
+    return all;
+}

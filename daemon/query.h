@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What query-migrate, query-status and query-guests answer. */
+#ifndef FERRY_DAEMON_QUERY_H
+#define FERRY_DAEMON_QUERY_H
+
+#include "daemon/ferryd.h"
+
+#include <jansson.h>
+
+json_t *query_migration(struct entry *e);
+json_t *query_guest_status(struct entry *e);
+json_t *query_all_guests(struct ferryd *d);
+
+#endif
