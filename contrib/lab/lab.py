@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A laboratory on one machine: ferryd daemons, VMMs, and a QMP client to drive them.
+
+The demo, the soak, the benches and the system tests are built from it.  Every process is started
+in a folder of its own, ended by its own process id, and what it printed is kept there.  Nothing
+sleeps for a fixed time: events, lines and states are awaited, each with a deadline.
+"""
+
+import array
+import json
+import os
+import pathlib
+import selectors
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+DEADLINE = 60.0  # seconds that anything awaited may take, unless a caller says otherwise
+
+
+class LabError(Exception):
+    """Something awaited did not come, or a command was refused."""
+
+
+class CommandError(LabError):
+    """An error that a QMP command answered."""
+
+    def __init__(self, error):
+        super().__init__(f"{error.get('code')}: {error.get('desc')}")
+        self.error = error
+        self.code = error.get("code")
+        self.desc = error.get("desc")
+        self.cls = error.get("class")
+
+
+class Qmp:
+    """One session on a control socket.  Events that come meanwhile are kept, in order."""
+
+    def __init__(self, path, negotiate=True):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(str(path))
+        self.buffer = b""
+        self.events = []
+        self.greeting = self.receive()
+        if negotiate:
+            self.cmd("qmp_capabilities")
+
+    def close(self):
+        self.sock.close()
+
+    def receive(self, timeout=DEADLINE):
+        """The next object that the daemon sends."""
+        self.sock.settimeout(timeout)
+        while b"\n" not in self.buffer:
+            piece = self.sock.recv(65536)
+            if not piece:
+                raise LabError("the daemon closed the session")
+            self.buffer += piece
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def send(self, request, fds=()):
+        data = request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n"
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.sock.sendmsg([data], rights)
+
+    def answer(self, timeout=DEADLINE):
+        """The next answer; events before it are kept."""
+        while True:
+            got = self.receive(timeout)
+            if "event" not in got:
+                return got
+            self.events.append(got)
+
+    def cmd(self, name, fds=(), **arguments):
+        """Executes a command; underscores in argument names stand for dashes."""
+        arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.execute(name, arguments, fds)
+
+    def execute(self, name, arguments=None, fds=()):
+        request = {"execute": name}
+        if arguments:
+            request["arguments"] = arguments
+        self.send(request, fds)
+        got = self.answer()
+        if "error" in got:
+            raise CommandError(got["error"])
+        return got["return"]
+
+    def await_event(self, name, timeout=DEADLINE, **data):
+        """The next event of that name whose data has these members; earlier ones are dropped."""
+        def matches(event):
+            return event["event"] == name and all(
+                event.get("data", {}).get(key) == value for key, value in data.items())
+
+        end = time.monotonic() + timeout
+        while True:
+            while self.events:
+                event = self.events.pop(0)
+                if matches(event):
+                    return event
+            left = end - time.monotonic()
+            if left <= 0:
+                raise LabError(f"no event {name} {data} within {timeout} s")
+            try:
+                got = self.receive(left)
+            except TimeoutError as late:
+                raise LabError(f"no event {name} {data} within {timeout} s") from late
+            if "event" in got:
+                self.events.append(got)
+
+    def await_status(self, *statuses, guest, timeout=DEADLINE):
+        """Waits, by events, until a guest's migration has one of the statuses; its record then."""
+        end = time.monotonic() + timeout
+        while True:
+            info = self.cmd("query-migrate", guest=guest)
+            if info.get("status") in statuses:
+                return info
+            if info.get("status") in ("failed", "cancelled", "completed"):
+                raise LabError(f"guest {guest}: {info}")
+            self.await_event("MIGRATION", max(0.01, end - time.monotonic()), guest=guest)
+
+
+class Process:
+    """A process with its output in files, its lines awaitable."""
+
+    def __init__(self, name, argv, folder, stdin=subprocess.DEVNULL, pass_fds=(), env=None):
+        self.name = name
+        self.out_path = pathlib.Path(folder) / f"{name}.out"
+        self.err_path = pathlib.Path(folder) / f"{name}.err"
+        with open(self.out_path, "ab") as out, open(self.err_path, "ab") as err:
+            self.proc = subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=out,
+                                         stderr=err, pass_fds=pass_fds, env=env)
+
+    @property
+    def pid(self):
+        return self.proc.pid
+
+    def alive(self):
+        return self.proc.poll() is None
+
+    def output(self):
+        return self.out_path.read_text(errors="replace")
+
+    def errors(self):
+        return self.err_path.read_text(errors="replace")
+
+    def kill(self):
+        if self.alive():
+            self.proc.kill()
+        self.proc.wait()
+
+    def terminate(self, timeout=DEADLINE):
+        if self.alive():
+            self.proc.terminate()
+        return self.wait(timeout)
+
+    def wait(self, timeout=DEADLINE):
+        try:
+            return self.proc.wait(timeout)
+        except subprocess.TimeoutExpired as late:
+            raise LabError(f"{self.name} did not end within {timeout} s") from late
+
+    def suspend(self):
+        self.proc.send_signal(signal.SIGSTOP)
+
+    def wake(self):
+        self.proc.send_signal(signal.SIGCONT)
+
+    def cpu_seconds(self):
+        """User and system time so far."""
+        with open(f"/proc/{self.pid}/stat", encoding="ascii") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def await_line(self, text, after=0, timeout=DEADLINE, errors=False):
+        """Waits until `text` stands in the output past position `after`; where it ends."""
+        path = self.err_path if errors else self.out_path
+        end = time.monotonic() + timeout
+        while True:
+            content = path.read_text(errors="replace")
+            at = content.find(text, after)
+            if at >= 0:
+                return at + len(text)
+            if not self.alive() and path.read_text(errors="replace") == content:
+                raise LabError(f"{self.name} ended without printing '{text}':\n{content[-2000:]}"
+                               f"\n{self.errors()[-2000:]}")
+            if time.monotonic() > end:
+                raise LabError(f"{self.name} did not print '{text}' within {timeout} s:\n"
+                               f"{content[-2000:]}")
+            time.sleep(0.005)  # how often a growing file is looked at
+
+
+class Daemon(Process):
+    """A ferryd, with its sockets in the lab's folder."""
+
+    def __init__(self, lab, name, pass_fds=()):
+        self.lab = lab
+        self.control = lab.folder / f"{name}.ctl"
+        self.guests = lab.folder / f"{name}.gst"
+        argv = [lab.build / "ferryd", "--control", self.control, "--guests", self.guests,
+                "--state-dir", lab.folder / f"{name}.state", *lab.daemon_options]
+        super().__init__(name, argv, lab.folder, pass_fds=pass_fds)
+        self.await_line("listens on", errors=True, after=self._started_at())
+
+    def _started_at(self):
+        """Where this start's log begins, when a daemon of the same name ran before."""
+        text = self.errors()
+        return text.rfind("\n# started\n") + 1
+
+    def qmp(self, negotiate=True):
+        return Qmp(self.control, negotiate)
+
+
+class Vmm(Process):
+    """A ferry-vmm with a test guest; its console is its standard output."""
+
+    def __init__(self, lab, name, daemon, guest=None, args="", memory=64, cpus=1, incoming=False,
+                 options=()):
+        argv = [lab.build / "ferry-vmm", "--name", name, "--ferry", daemon.guests,
+                "--memory", memory, "--cpus", cpus, "--console", "stdio"]
+        if incoming:
+            argv += ["--incoming"]
+        else:
+            argv += ["--guest", lab.build / "guests" / f"{guest}.bin"]
+            if args:
+                argv += ["--args", args]
+        super().__init__(lab.unique(name), [*argv, *options], lab.folder)
+        self.guest_name = name
+
+
+class ScriptedVmm(Process):
+    """A scripted-vmm: RAM without KVM, driven by commands."""
+
+    def __init__(self, lab, name, daemon, blocks=("ram:16",), incoming=False, options=()):
+        argv = [lab.build / "tests" / "scripted-vmm", "--name", name, "--ferry",
+                daemon if isinstance(daemon, (str, pathlib.Path)) else daemon.guests]
+        for block in blocks:
+            argv += ["--block", block]
+        if incoming:
+            argv += ["--incoming"]
+        super().__init__(lab.unique(name), [*argv, *options], lab.folder, stdin=subprocess.PIPE)
+        self.guest_name = name
+        self.read_to = 0
+        self.lock = threading.Lock()
+        self._next_answer()
+
+    def _next_answer(self, timeout=DEADLINE):
+        """The next "ok ..." or "error ..." line; event lines are passed over."""
+        end = time.monotonic() + timeout
+        while True:
+            content = self.output()
+            newline = content.find("\n", self.read_to)
+            if newline < 0:
+                if not self.alive() or time.monotonic() > end:
+                    raise LabError(f"{self.name} gave no answer: {self.errors()[-1000:]}")
+                time.sleep(0.002)  # how often a growing file is looked at
+                continue
+            line = content[self.read_to:newline]
+            self.read_to = newline + 1
+            if line.startswith("ok"):
+                return line[3:]
+            if line.startswith("error"):
+                raise LabError(f"{self.name}: {line}")
+
+    def do(self, command):
+        with self.lock:
+            self.proc.stdin.write(command.encode() + b"\n")
+            self.proc.stdin.flush()
+            return self._next_answer()
+
+    def events(self, name):
+        """What came with each event of that name so far."""
+        prefix = f"event {name}"
+        return [line[len(prefix):].strip() for line in self.output().splitlines()
+                if line.startswith(prefix)]
+
+    def await_event(self, name, count=1, timeout=DEADLINE):
+        end = time.monotonic() + timeout
+        while len(self.events(name)) < count:
+            if time.monotonic() > end:
+                raise LabError(f"{self.name}: no event {name}: {self.output()[-1000:]}")
+            time.sleep(0.005)  # how often a growing file is looked at
+
+
+class Lab:
+    """A folder, and what was started in it; `with` ends it all."""
+
+    def __init__(self, build, folder=None, daemon_options=()):
+        self.build = pathlib.Path(build).resolve()
+        self._made = None
+        if folder is None:
+            self._made = tempfile.TemporaryDirectory(prefix="ferry-")
+            folder = self._made.name
+        self.folder = pathlib.Path(folder)
+        self.daemon_options = list(daemon_options)
+        self.processes = []
+        self.sessions = []
+        self.names = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self):
+        for session in self.sessions:
+            session.close()
+        for process in reversed(self.processes):
+            process.kill()
+        self.sessions, self.processes = [], []
+        if self._made:
+            self._made.cleanup()
+
+    def unique(self, name):
+        """A name for files: the second process of one name gets another."""
+        self.names[name] = self.names.get(name, 0) + 1
+        return name if self.names[name] == 1 else f"{name}.{self.names[name]}"
+
+    def _keep(self, process):
+        self.processes.append(process)
+        return process
+
+    def daemon(self, name, **kwargs):
+        path = self.folder / f"{name}.err"
+        if path.exists():
+            with open(path, "a", encoding="ascii") as log:
+                log.write("\n# started\n")
+        return self._keep(Daemon(self, name, **kwargs))
+
+    def session(self, daemon, negotiate=True):
+        session = daemon.qmp(negotiate)
+        self.sessions.append(session)
+        return session
+
+    def await_guest(self, session, name):
+        """Waits until a guest is attached."""
+        end = time.monotonic() + DEADLINE
+        while not any(g["name"] == name for g in session.cmd("query-guests")):
+            if time.monotonic() > end:
+                raise LabError(f"guest {name} was not attached")
+            session.await_event("GUEST_ATTACHED", guest=name)
+
+    def vmm(self, name, daemon, session=None, **kwargs):
+        vmm = self._keep(Vmm(self, name, daemon, **kwargs))
+        if session:
+            self.await_guest(session, name)
+        return vmm
+
+    def scripted(self, name, daemon, session=None, **kwargs):
+        vmm = self._keep(ScriptedVmm(self, name, daemon, **kwargs))
+        if session:
+            self.await_guest(session, name)
+        return vmm
+
+    def logs(self):
+        """All that was printed, for a failure's report."""
+        parts = []
+        for path in sorted(self.folder.glob("*.err")) + sorted(self.folder.glob("*.out")):
+            text = path.read_text(errors="replace")
+            if text:
+                parts.append(f"---- {path.name}\n{text[-3000:]}")
+        return "\n".join(parts)
+
+
+def has_kvm():
+    """None, or why KVM guests can't run here."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as fault:
+        return f"/dev/kvm: {fault.strerror}"
+    return None
+
+
+def set_capabilities(session, guest, **states):
+    """Capabilities by name, underscores for dashes."""
+    session.cmd("migrate-set-capabilities", guest=guest, capabilities=[
+        {"capability": name.replace("_", "-"), "state": state} for name, state in states.items()])
+
+
+class Relay:
+    """A link between two daemons that a test can look into, slow down and break.
+
+    Listens on loopback and passes bytes on to `target` ("host", port).  `on_data(relay, way, data)`
+    sees each piece ("out" towards the target, "back" from it) and returns what is passed on;
+    None breaks the link.
+    """
+
+    def __init__(self, target, on_data=None):
+        self.target = target
+        self.on_data = on_data or (lambda relay, way, data: data)
+        self.passed = {"out": 0, "back": 0}
+        self.connections = 0
+        self.open = True
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.pairs = []
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if not self.open:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(self.target)
+            except OSError:
+                near.close()
+                continue
+            with self.lock:
+                self.connections += 1
+                self.pairs.append((near, far))
+            threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+
+    def _pump(self, near, far):
+        ways = {near: ("out", far), far: ("back", near)}
+        watch = selectors.DefaultSelector()
+        for sock in ways:
+            watch.register(sock, selectors.EVENT_READ)
+        try:
+            while ways:
+                for key, _ in watch.select(0.05):
+                    way, other = ways[key.fileobj]
+                    data = key.fileobj.recv(1 << 16)
+                    if not data:
+                        watch.unregister(key.fileobj)
+                        del ways[key.fileobj]
+                        other.shutdown(socket.SHUT_WR)
+                        continue
+                    data = self.on_data(self, way, data)
+                    if data is None:
+                        return
+                    self.passed[way] += len(data)
+                    other.sendall(data)
+        except OSError:
+            pass
+        finally:
+            near.close()
+            far.close()
+
+    def cut(self):
+        """Breaks every link that is up."""
+        with self.lock:
+            pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for sock in pair:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def close(self):
+        self.listener.close()
+        self.cut()

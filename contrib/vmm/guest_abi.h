@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What ferry-vmm and the guests it boots agree on.  A guest is a flat image that is put at
+ * GUEST_ENTRY_GPA and entered there by every vCPU at once: 32-bit protected mode, flat segments,
+ * no paging, interrupts off, the vCPU's number in %ebx.  Everything else a guest needs to know
+ * stands in the parameter page; what it wants to be seen from outside it puts in the report page.
+ */
+#ifndef FERRY_VMM_GUEST_ABI_H
+#define FERRY_VMM_GUEST_ABI_H
+
+#include <stdint.h>
+
+#define GUEST_CPUS_MAX   8
+#define GUEST_PARAMS_GPA 0x7000u
+#define GUEST_REPORT_GPA 0x8000u
+#define GUEST_ENTRY_GPA  0x100000u
+/* Images and their data end below it; working sets and --memory-fill begin here. */
+#define GUEST_HEAP_GPA      0x1000000u
+#define GUEST_HIGH_GPA      0x100000000ull
+#define GUEST_HOLE_GPA      0xc0000000ull
+#define GUEST_MAGIC         0x65727246u
+#define GUEST_ARGS_SIZE     3072
+
+#define GUEST_PORT_SERIAL   0x3f8
+#define GUEST_PORT_SHUTDOWN 0x604 /* any write ends the guest */
+#define GUEST_PORT_EXIT     0xf4  /* the same */
+
+struct guest_params {
+    uint32_t magic;
+    uint32_t cpus;
+    uint64_t ram_low;  /* bytes from address 0 */
+    uint64_t ram_high; /* bytes from GUEST_HIGH_GPA */
+    uint64_t tsc_khz;
+    char args[GUEST_ARGS_SIZE]; /* "key=value key=value", NUL-terminated */
+};
+
+/* One line of the report page; each vCPU writes its own.  ferry-vmm prints them on SIGUSR1. */
+struct guest_report {
+    uint64_t progress; /* pages written, ticks, ... */
+    uint64_t bad;      /* errors the guest has found in its own memory */
+    uint64_t gap_us;   /* longest time the vCPU was seen not to run */
+    uint64_t reserved[5];
+};
+
+_Static_assert(sizeof(struct guest_params) <= 4096, "the parameters fit one page");
+_Static_assert(sizeof(struct guest_report) * GUEST_CPUS_MAX <= 4096, "the reports fit one page");
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Which device answers at which port.  Ports that nobody answers read as all ones. */
+#include "ports.h"
+
+#include "guest_abi.h"
+
+#include <string.h>
+
+struct port_range {
+    uint16_t first;
+    uint16_t count;
+    bool (*access)(struct ports *ports, bool out, uint16_t offset, uint8_t *data);
+};
+
+static bool access_serial(struct ports *ports, bool out, uint16_t offset, uint8_t *data)
+{
+    if (out) {
+        serial_out(&ports->serial, offset, *data);
+    } else {
+        *data = serial_in(&ports->serial, offset);
+    }
+    return true;
+}
+
+static bool access_shutdown(struct ports *ports, bool out, uint16_t offset, uint8_t *data)
+{
+    (void)ports;
+    (void)offset;
+    if (!out) {
+        *data = 0xff;
+    }
+    return !out;
+}
+
+static const struct port_range ranges[] = {
+    {GUEST_PORT_SERIAL, SERIAL_PORTS, access_serial},
+    {GUEST_PORT_SHUTDOWN, 1, access_shutdown},
+    {GUEST_PORT_EXIT, 1, access_shutdown},
+};
+
+bool ports_access(struct ports *ports, bool out, uint16_t port, unsigned size, uint8_t *data)
+{
+    if (!out) {
+        memset(data, 0xff, size);
+    }
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+        /* The devices are a byte wide; a wider access reaches its first port only. */
+        if (port >= ranges[i].first && port - ranges[i].first < ranges[i].count) {
+            return ranges[i].access(ports, out, (uint16_t)(port - ranges[i].first), data);
+        }
+    }
+    return true;
+}

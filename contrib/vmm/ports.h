@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef FERRY_VMM_PORTS_H
+#define FERRY_VMM_PORTS_H
+
+#include "serial.h"
+
+#include <stdbool.h>
+
+/* The port-driven devices. */
+struct ports {
+    struct serial serial;
+};
+
+/* One access of `size` bytes; false: the guest has asked for its end. */
+bool ports_access(struct ports *ports, bool out, uint16_t port, unsigned size, uint8_t *data);
+
+#endif
