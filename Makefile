@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# make            the programs, in build/
+# make demo       a live migration, on this machine
+# make check      all tests; check-asan and check-tsan run them under sanitizers
+# make bench      speed, as ratios of pairs measured in one run
+# make soak N=50  a checking guest migrated N times in a row
+# make lint       layers, clang-tidy, cppcheck, the generated files
+# make install    prefix and DESTDIR are respected
+.DEFAULT_GOAL := all
+
+# V=1 shows the commands.
+ifneq ($(V),1)
+.SILENT:
+endif
+
+VERSION_MAJOR := 0
+VERSION_MINOR := 1
+VERSION_MICRO := 0
+VERSION       := $(VERSION_MAJOR).$(VERSION_MINOR).$(VERSION_MICRO)
+
+BUILD    ?= build
+SANITIZE ?=
+prefix   ?= /usr/local
+libdir   ?= $(prefix)/lib
+
+# The tools and libraries are looked for when something is built, not when they are installed.
+BARE_GOALS := deps clean layers
+ifneq ($(filter-out $(BARE_GOALS),$(or $(MAKECMDGOALS),all)),)
+DEPS_DONE := $(shell contrib/install-deps --quiet >&2 && echo yes)
+ifneq ($(DEPS_DONE),yes)
+$(error what is needed to build is missing: see above)
+endif
+endif
+
+PKGS := jansson libevent_core libevent_pthreads libxxhash
+
+CFLAGS ?= -O2 -g
+ifneq ($(SANITIZE),)
+CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1
+endif
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wundef -Wformat=2 -Wvla
+FERRY_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(CFLAGS) $(WARNINGS) -I. -pthread \
+	-DFERRY_VERSION='"$(VERSION)"' -DFERRY_VERSION_MAJOR=$(VERSION_MAJOR) \
+	-DFERRY_VERSION_MINOR=$(VERSION_MINOR) -DFERRY_VERSION_MICRO=$(VERSION_MICRO) \
+	$(shell pkg-config --cflags $(PKGS))
+FERRY_LIBS = $(shell pkg-config --libs $(PKGS)) -lm -pthread
+
+# ---- sources ----
+
+LIBFERRY_SOURCES := guest/libferry.c guest/libferry_serve.c guest/libferry_thread.c \
+	guest/kvmlog.c guest/wire.c guest/dirtymap.c common/fdpass.c
+DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c protocol/*.c daemon/*.c) \
+	guest/agent.c guest/agent_introduce.c guest/agent_ops.c guest/wire.c guest/dirtymap.c
+ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
+
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(FERRY_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(FERRY_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+# ---- the schema, compiled in ----
+
+$(BUILD)/gen/control_schema.c: schema/control.json schema/generate
+	@mkdir -p $(@D)
+	schema/generate --c $@
+
+$(BUILD)/obj/control_schema.o: $(BUILD)/gen/control_schema.c
+	@mkdir -p $(@D)
+	$(CC) $(FERRY_CFLAGS) -c -o $@ $<
+
+docs/control.md: schema/control.json schema/generate
+	schema/generate --markdown $@
+
+# ---- programs and libraries ----
+
+ENGINE := $(BUILD)/engine.a
+
+$(ENGINE): $(call objects,$(ENGINE_SOURCES)) $(BUILD)/obj/control_schema.o
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/ferryd: $(call objects,daemon/main.c) $(ENGINE)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(FERRY_LIBS)
+
+$(BUILD)/libferry.a: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/libferry.so.0: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libferry.so.0 -o $@ $^ -pthread
+	ln -sf libferry.so.0 $(BUILD)/libferry.so
+
+$(BUILD)/libferry.pc: guest/libferry.pc.in Makefile
+	sed -e 's,@prefix@,$(prefix),' -e 's,@libdir@,$(libdir),' -e 's,@version@,$(VERSION),' $< >$@
+
+include contrib/vmm/vmm.mk contrib/guests/guests.mk tests/system/scripted.mk
+include tests/unit/unit.mk tests/bench/bench.mk
+
+PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
+	$(BUILD)/libferry.pc
+
+.PHONY: all deps demo check check-run check-asan check-tsan bench soak lint layers tidy cppcheck \
+	generated fuzz install uninstall clean
+
+all: $(PROGRAMS) guests
+
+deps:
+	contrib/install-deps
+
+# ---- tests ----
+
+TEST_PROGRAMS = $(UNIT_TESTS) $(BUILD)/tests/scripted-vmm
+
+check: all $(TEST_PROGRAMS)
+	tests/run --build $(BUILD) unit system
+
+check-asan:
+	$(MAKE) BUILD=build/asan SANITIZE=address,undefined check-run SUITES="unit system"
+
+# KVM guests are left out: a thread sanitizer can't see what a vCPU writes.
+check-tsan:
+	$(MAKE) BUILD=build/tsan SANITIZE=thread check-run SUITES="unit scripted"
+
+check-run: all $(TEST_PROGRAMS)
+	tests/run --build $(BUILD) $(SUITES)
+
+soak: all
+	contrib/demo/soak --build $(BUILD) --count $(or $(N),50)
+
+demo: all
+	contrib/demo/demo --build $(BUILD)
+
+bench: all $(BENCH_PROGRAMS) $(BUILD)/tests/scripted-vmm
+	tests/bench/run --build $(BUILD)
+
+fuzz:
+	tests/fuzz/run --build build/fuzz
+
+# ---- lint ----
+
+lint: layers generated tidy cppcheck
+
+layers:
+	tests/layers
+
+generated:
+	schema/generate --check docs/control.md
+	schema/generate --check-codes $(wildcard common/*.c transports/*.c ram/*.c guest/*.c \
+		protocol/*.c daemon/*.c)
+
+tidy: $(BUILD)/gen/control_schema.c
+	clang-tidy --quiet $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES)) -- $(FERRY_CFLAGS)
+
+# missingIncludeSystem: cppcheck needs no system headers.  The rest of the list is at fault itself,
+# or a matter of taste that the compiler's warnings cover.
+cppcheck:
+	cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 -I. \
+		--enable=warning,performance,portability \
+		--suppress=missingIncludeSystem $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES))
+
+# ---- install ----
+
+install: $(PROGRAMS)
+	install -D -m 755 $(BUILD)/ferryd $(DESTDIR)$(prefix)/sbin/ferryd
+	install -D -m 644 guest/libferry.h $(DESTDIR)$(prefix)/include/libferry.h
+	install -D -m 644 $(BUILD)/libferry.a $(DESTDIR)$(libdir)/libferry.a
+	install -D -m 755 $(BUILD)/libferry.so.0 $(DESTDIR)$(libdir)/libferry.so.0
+	ln -sf libferry.so.0 $(DESTDIR)$(libdir)/libferry.so
+	install -D -m 644 $(BUILD)/libferry.pc $(DESTDIR)$(libdir)/pkgconfig/libferry.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(prefix)/sbin/ferryd $(DESTDIR)$(prefix)/include/libferry.h \
+		$(DESTDIR)$(libdir)/libferry.a $(DESTDIR)$(libdir)/libferry.so.0 \
+		$(DESTDIR)$(libdir)/libferry.so $(DESTDIR)$(libdir)/pkgconfig/libferry.pc
+
+clean:
+	rm -rf build
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The RAM of scripted-vmm.  It is written and read with pwrite and pread, not through a mapping:
+ * reading a hole through a mapping would allocate it, and what is allocated is part of what tests
+ * look at; and a block that a test shrinks must not kill the process.
+ */
+#include "scripted_ram.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CHUNK     65536u
+#define MIB       (1ull << 20)
+#define MIB_MAX   (1ull << 20)
+#define FNV_BASIS 0xcbf29ce484222325u
+#define FNV_PRIME 0x100000001b3u
+
+static uint64_t next_gpa(const struct ram *ram)
+{
+    const struct ram_block *last = ram->count > 0 ? &ram->blocks[ram->count - 1] : NULL;
+
+    return last != NULL ? last->gpa + last->length : 0;
+}
+
+int ram_add(struct ram *ram, const char *description)
+{
+    struct ram_block *block = &ram->blocks[ram->count];
+    unsigned long long mib = 0;
+    unsigned long long gpa = next_gpa(ram);
+
+    if (ram->count == RAM_BLOCKS_MAX) {
+        return -E2BIG;
+    }
+    int fields = sscanf(description, "%64[^:]:%llu:%lli", block->name, &mib, (long long *)&gpa);
+    if (fields < 2 || mib == 0 || mib > MIB_MAX) {
+        return -EINVAL;
+    }
+    block->fd = memfd_create(block->name, MFD_CLOEXEC);
+    if (block->fd < 0) {
+        return -errno;
+    }
+    ram->count++;
+    block->gpa = gpa;
+    block->length = mib * MIB;
+    return ftruncate(block->fd, (off_t)block->length) == 0 ? 0 : -errno;
+}
+
+void ram_free(struct ram *ram)
+{
+    for (unsigned i = 0; i < ram->count; i++) {
+        close(ram->blocks[i].fd);
+    }
+}
+
+struct ram_block *ram_find(struct ram *ram, const char *name)
+{
+    for (unsigned i = 0; i < ram->count; i++) {
+        if (strcmp(ram->blocks[i].name, name) == 0) {
+            return &ram->blocks[i];
+        }
+    }
+    return NULL;
+}
+
+static void tell(struct ram *ram, const struct ram_block *block, uint64_t offset, uint64_t length)
+{
+    if (ram->ferry != NULL) {
+        ferry_mark_dirty(ram->ferry, block->gpa + offset, length);
+    }
+}
+
+static bool within(const struct ram_block *block, uint64_t offset, uint64_t length)
+{
+    return length > 0 && offset <= block->length && length <= block->length - offset;
+}
+
+static int write_all(int fd, const void *data, size_t length, uint64_t offset)
+{
+    for (size_t done = 0; done < length;) {
+        ssize_t put = pwrite(fd, (const char *)data + done, length - done, (off_t)(offset + done));
+        if (put < 0 && errno != EINTR) {
+            return -errno;
+        }
+        done += put > 0 ? (size_t)put : 0;
+    }
+    return 0;
+}
+
+static void random_chunk(uint64_t *words, uint64_t *state)
+{
+    for (size_t i = 0; i < CHUNK / sizeof(*words); i++) {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        words[i] = *state;
+    }
+}
+
+int ram_fill_random(struct ram *ram, struct ram_block *block, uint64_t offset, uint64_t length,
+                    uint64_t seed)
+{
+    uint64_t words[CHUNK / sizeof(uint64_t)];
+    uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
+    int rc = within(block, offset, length) ? 0 : -ERANGE;
+
+    for (uint64_t done = 0; rc == 0 && done < length; done += CHUNK) {
+        uint64_t part = length - done < CHUNK ? length - done : CHUNK;
+        random_chunk(words, &state);
+        rc = write_all(block->fd, words, part, offset + done);
+    }
+    if (rc == 0) {
+        tell(ram, block, offset, length);
+    }
+    return rc;
+}
+
+int ram_fill_byte(struct ram *ram, struct ram_block *block, uint64_t offset, uint64_t length,
+                  uint8_t byte)
+{
+    uint8_t bytes[CHUNK];
+    int rc = within(block, offset, length) ? 0 : -ERANGE;
+
+    memset(bytes, byte, sizeof(bytes));
+    for (uint64_t done = 0; rc == 0 && done < length; done += CHUNK) {
+        uint64_t part = length - done < CHUNK ? length - done : CHUNK;
+        rc = write_all(block->fd, bytes, part, offset + done);
+    }
+    if (rc == 0) {
+        tell(ram, block, offset, length);
+    }
+    return rc;
+}
+
+int ram_punch(struct ram *ram, struct ram_block *block, uint64_t offset, uint64_t length,
+              bool quietly)
+{
+    if (!within(block, offset, length)) {
+        return -ERANGE;
+    }
+    if (fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                  (off_t)length) != 0) {
+        return -errno;
+    }
+    if (!quietly) {
+        tell(ram, block, offset, length);
+    }
+    return 0;
+}
+
+int ram_shrink(struct ram_block *block, uint64_t length)
+{
+    if (length >= block->length) {
+        return -ERANGE;
+    }
+    return ftruncate(block->fd, (off_t)length) == 0 ? 0 : -errno;
+}
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * FNV_PRIME;
+    return hash ^ hash >> 29;
+}
+
+/* Zeros count by their number only, so that a hole and written zeros are the same. */
+static uint64_t mix_page(uint64_t hash, const uint64_t *words, uint64_t *zero_pages)
+{
+    static const uint64_t zeros[RAM_PAGE / sizeof(uint64_t)];
+
+    if (memcmp(words, zeros, RAM_PAGE) == 0) {
+        (*zero_pages)++;
+        return hash;
+    }
+    hash = mix(hash, *zero_pages);
+    *zero_pages = 0;
+    for (size_t i = 0; i < RAM_PAGE / sizeof(*words); i++) {
+        hash = mix(hash, words[i]);
+    }
+    return hash;
+}
+
+/* Reads one page; what lies behind the end of a shrunk block is zeros. */
+static int read_page(const struct ram_block *block, uint64_t offset, uint64_t *words)
+{
+    memset(words, 0, RAM_PAGE);
+    ssize_t got = pread(block->fd, words, RAM_PAGE, (off_t)offset);
+    return got < 0 ? -errno : 0;
+}
+
+/* Where data begins at or after `offset`, at a page; the block's length when there is none. */
+static uint64_t next_data(const struct ram_block *block, uint64_t offset)
+{
+    off_t at = lseek(block->fd, (off_t)offset, SEEK_DATA);
+
+    return at < 0 ? block->length : (uint64_t)at / RAM_PAGE * RAM_PAGE;
+}
+
+int ram_hash(const struct ram_block *block, uint64_t *hash)
+{
+    uint64_t words[RAM_PAGE / sizeof(uint64_t)];
+    uint64_t zero_pages = 0;
+
+    *hash = mix(FNV_BASIS, block->length);
+    for (uint64_t offset = 0; offset < block->length; offset += RAM_PAGE) {
+        uint64_t data = next_data(block, offset);
+        zero_pages += (data - offset) / RAM_PAGE;
+        offset = data;
+        if (offset == block->length) {
+            break;
+        }
+        int rc = read_page(block, offset, words);
+        if (rc != 0) {
+            return rc;
+        }
+        *hash = mix_page(*hash, words, &zero_pages);
+    }
+    *hash = mix(*hash, zero_pages);
+    return 0;
+}
+
+int ram_allocated(const struct ram_block *block, uint64_t *bytes)
+{
+    struct stat info;
+
+    if (fstat(block->fd, &info) != 0) {
+        return -errno;
+    }
+    *bytes = (uint64_t)info.st_blocks * 512;
+    return 0;
+}
+
+uint64_t ram_pages(const struct ram *ram)
+{
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < ram->count; i++) {
+        pages += ram->blocks[i].length / RAM_PAGE;
+    }
+    return pages;
+}
+
+int ram_count_page(struct ram *ram, uint64_t page, uint64_t count)
+{
+    for (unsigned i = 0; i < ram->count; i++) {
+        struct ram_block *block = &ram->blocks[i];
+        uint64_t pages = block->length / RAM_PAGE;
+        if (page < pages) {
+            int rc = write_all(block->fd, &count, sizeof(count), page * RAM_PAGE);
+            tell(ram, block, page * RAM_PAGE, sizeof(count));
+            return rc;
+        }
+        page -= pages;
+    }
+    return -ERANGE;
+}
