@@ -20,11 +20,24 @@ enum fate {
     FATE_SOURCE,      /* it does not run there and never will */
 };
 
-static void note_started(struct outgoing *o, uint64_t start_ns)
+/* The parts are measured here, on one clock, and add up to the total. */
+static void note_started(struct outgoing *o)
 {
     struct job_downtime *d = &o->job->downtime;
-    atomic_store(&d->start, start_ns);
-    atomic_store(&d->total, clock_ns() - o->stopped_ns);
+    uint64_t now = clock_ns();
+    atomic_store(&d->start, now - o->ready_ns);
+    atomic_store(&d->total, now - o->stopped_ns);
+}
+
+/* `load_ns` is the destination's word of what loading the state took there. */
+static void note_ready(struct outgoing *o, uint64_t load_ns)
+{
+    struct job_downtime *d = &o->job->downtime;
+    o->ready_ns = clock_ns();
+    uint64_t since = o->ready_ns - o->ram_done_ns;
+    load_ns = load_ns < since ? load_ns : since;
+    atomic_store(&d->load, load_ns);
+    atomic_store(&d->state, since - load_ns);
 }
 
 static bool await_ready(struct outgoing *o, struct error **errp)
@@ -33,7 +46,7 @@ static bool await_ready(struct outgoing *o, struct error **errp)
     if (!record_expect(o->stream.reader, RECORD_READY, &rec, errp)) {
         return false;
     }
-    atomic_store(&o->job->downtime.load, get_le64(rec.body));
+    note_ready(o, get_le64(rec.body));
     /* A destination that found a difference would have answered FAIL. */
     atomic_store(&o->job->counters.verified, o->job->capabilities[CAPABILITY_VERIFY]);
     return true;
@@ -68,7 +81,7 @@ static enum fate send_go(struct outgoing *o, struct error **errp)
     struct error *err = NULL;
     if (stream_write(&o->stream, RECORD_GO, NULL, 0, &err) &&
         record_expect(o->stream.reader, RECORD_RUNNING, &rec, &err)) {
-        note_started(o, get_le64(rec.body));
+        note_started(o);
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
         return FATE_DESTINATION;
     }
@@ -101,7 +114,7 @@ static enum fate ask_once(struct outgoing *o, const struct wait *w, struct error
     }
     enum fate fate = fate_from_answer(&rec);
     if (fate == FATE_DESTINATION) {
-        note_started(o, 0);
+        note_started(o);
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
     } else if (fate == FATE_SOURCE) {
         error_set(errp, "peer-failed", "The destination gave the guest up before it ran");
@@ -167,7 +180,8 @@ static bool finish_one_way(struct outgoing *o, struct error **errp)
     if (!channel_finish(o->stream.channel, &w, errp) || !give_away(o, errp)) {
         return false;
     }
-    note_started(o, 0);
+    note_ready(o, 0);
+    note_started(o);
     return conclude(o, FATE_DESTINATION);
 }
 

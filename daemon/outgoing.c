@@ -218,7 +218,8 @@ static bool send_last_round(struct outgoing *o, struct error **errp)
         !run_round(o, RAM_ROUND_STOPPED, errp)) {
         return false;
     }
-    atomic_store(&o->job->downtime.ram, clock_ns() - start);
+    o->ram_done_ns = clock_ns();
+    atomic_store(&o->job->downtime.ram, o->ram_done_ns - start);
     return true;
 }
 
@@ -286,7 +287,6 @@ static bool send_end(struct outgoing *o, struct error **errp)
 
 static bool send_device(struct outgoing *o, struct error **errp)
 {
-    uint64_t start = clock_ns();
     uint64_t sent = o->stream.sent;
     job_set_status(o->job, JOB_DEVICE);
     bool verify = o->job->capabilities[CAPABILITY_VERIFY];
@@ -296,7 +296,6 @@ static bool send_device(struct outgoing *o, struct error **errp)
         stream_prefer_peers_word(&o->stream, errp);
     }
     atomic_store(&o->job->counters.downtime_bytes, o->stream.sent - sent);
-    atomic_store(&o->job->downtime.state, clock_ns() - start - atomic_load(&o->job->downtime.ram));
     return ok;
 }
 

@@ -10,7 +10,6 @@ import array
 import json
 import os
 import pathlib
-import selectors
 import signal
 import socket
 import subprocess
@@ -19,6 +18,9 @@ import threading
 import time
 
 DEADLINE = 60.0  # seconds that anything awaited may take, unless a caller says otherwise
+
+SANITIZER_SIGNS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:",
+                   "WARNING: ThreadSanitizer", "ThreadSanitizer:DEADLYSIGNAL")
 
 
 class LabError(Exception):
@@ -128,10 +130,13 @@ class Qmp:
 class Process:
     """A process with its output in files, its lines awaitable."""
 
+    must_live = False  # whether ending by itself is a fault, even with status 0
+
     def __init__(self, name, argv, folder, stdin=subprocess.DEVNULL, pass_fds=(), env=None):
         self.name = name
         self.out_path = pathlib.Path(folder) / f"{name}.out"
         self.err_path = pathlib.Path(folder) / f"{name}.err"
+        self.meant_to_end = False  # a test ended it, or let it end
         with open(self.out_path, "ab") as out, open(self.err_path, "ab") as err:
             self.proc = subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=out,
                                          stderr=err, pass_fds=pass_fds, env=env)
@@ -150,14 +155,34 @@ class Process:
         return self.err_path.read_text(errors="replace")
 
     def kill(self):
+        self.meant_to_end = True
         if self.alive():
             self.proc.kill()
         self.proc.wait()
 
     def terminate(self, timeout=DEADLINE):
-        if self.alive():
-            self.proc.terminate()
+        self.ask_to_end()
         return self.wait(timeout)
+
+    def ask_to_end(self):
+        """The polite way; returns at once."""
+        if self.alive():
+            self.meant_to_end = True
+            self.wake()
+            self.proc.terminate()
+
+    def fault(self):
+        """What is wrong with how it ended or what it said; None: nothing."""
+        text = self.errors()
+        for sign in SANITIZER_SIGNS:
+            if sign in text:
+                return f"{self.name}: {text[text.find(sign):][:4000]}"
+        status = self.proc.poll()
+        if status is None or (self.meant_to_end and status in (0, -signal.SIGKILL)):
+            return None
+        if self.must_live or status != 0:
+            return f"{self.name} ended by itself, with status {status}"
+        return None
 
     def wait(self, timeout=DEADLINE):
         try:
@@ -197,6 +222,8 @@ class Process:
 
 class Daemon(Process):
     """A ferryd, with its sockets in the lab's folder."""
+
+    must_live = True
 
     def __init__(self, lab, name, pass_fds=()):
         self.lab = lab
@@ -273,6 +300,16 @@ class ScriptedVmm(Process):
             self.proc.stdin.flush()
             return self._next_answer()
 
+    def ask_to_end(self):
+        """The end of its commands is its end."""
+        self.meant_to_end = True
+        if self.alive():
+            self.wake()
+        try:
+            self.proc.stdin.close()
+        except BrokenPipeError:
+            pass
+
     def events(self, name):
         """What came with each event of that name so far."""
         prefix = f"event {name}"
@@ -316,6 +353,24 @@ class Lab:
         self.sessions, self.processes = [], []
         if self._made:
             self._made.cleanup()
+
+    def finish(self):
+        """Ends everything in the polite way; a list of what was wrong with it."""
+        for session in self.sessions:
+            session.close()
+        self.sessions = []
+        for process in reversed(self.processes):
+            process.ask_to_end()
+        faults = []
+        for process in self.processes:
+            try:
+                process.wait(30)
+            except LabError as late:
+                faults.append(str(late))
+                process.kill()
+            fault = process.fault()
+            faults += [fault] if fault else []
+        return faults
 
     def unique(self, name):
         """A name for files: the second process of one name gets another."""
@@ -383,22 +438,29 @@ def set_capabilities(session, guest, **states):
         {"capability": name.replace("_", "-"), "state": state} for name, state in states.items()])
 
 
+class Cut(bytes):
+    """The last bytes that a Relay passes on: it breaks the link behind them."""
+
+
 class Relay:
     """A link between two daemons that a test can look into, slow down and break.
 
-    Listens on loopback and passes bytes on to `target` ("host", port).  `on_data(relay, way, data)`
-    sees each piece ("out" towards the target, "back" from it) and returns what is passed on;
-    None breaks the link.
+    Listens on loopback and passes bytes on to `target` ("host", port).  Each piece of data goes
+    through `on_data(relay, way, data)` ("out" towards the target, "back" from it), which returns
+    what is passed on; None, or a Cut, breaks the link.  `tap(relay, number)` makes such a function
+    of `(way, data)` for each connection instead.
     """
 
-    def __init__(self, target, on_data=None):
+    def __init__(self, target, on_data=None, tap=None):
         self.target = target
-        self.on_data = on_data or (lambda relay, way, data: data)
+        self.tap = tap or (lambda relay, number: lambda way, data: on_data(relay, way, data)
+                           if on_data else data)
         self.passed = {"out": 0, "back": 0}
         self.connections = 0
         self.open = True
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
+        self.uri = f"tcp:127.0.0.1:{self.port}"
         self.pairs = []
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._accept, daemon=True)
@@ -418,48 +480,59 @@ class Relay:
             except OSError:
                 near.close()
                 continue
-            with self.lock:
-                self.connections += 1
-                self.pairs.append((near, far))
-            threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+            self._join(near, far)
 
-    def _pump(self, near, far):
-        ways = {near: ("out", far), far: ("back", near)}
-        watch = selectors.DefaultSelector()
-        for sock in ways:
-            watch.register(sock, selectors.EVENT_READ)
+    def _join(self, near, far):
+        for sock in (near, far):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self.lock:
+            self.connections += 1
+            look = self.tap(self, self.connections)
+            self.pairs.append((near, far))
+        for way, source, sink in (("out", near, far), ("back", far, near)):
+            threading.Thread(target=self._pump, args=(look, way, source, sink),
+                             daemon=True).start()
+
+    def _pump(self, look, way, source, sink):
+        """One direction.  A sink that is gone swallows; the other direction tells its end."""
+        lost = False
         try:
-            while ways:
-                for key, _ in watch.select(0.05):
-                    way, other = ways[key.fileobj]
-                    data = key.fileobj.recv(1 << 16)
-                    if not data:
-                        watch.unregister(key.fileobj)
-                        del ways[key.fileobj]
-                        other.shutdown(socket.SHUT_WR)
-                        continue
-                    data = self.on_data(self, way, data)
-                    if data is None:
-                        return
-                    self.passed[way] += len(data)
-                    other.sendall(data)
+            while data := source.recv(1 << 16):
+                data = look(way, data)
+                data = Cut() if data is None else data
+                lost = lost or not self._push(way, sink, data)
+                if isinstance(data, Cut):
+                    self._break(source, sink)
+                    return
+            sink.shutdown(socket.SHUT_WR)
         except OSError:
-            pass
-        finally:
-            near.close()
-            far.close()
+            self._break(source, sink)
+
+    def _push(self, way, sink, data):
+        """Passes data on; False when nobody takes it."""
+        try:
+            sink.sendall(data)
+        except OSError:
+            return False
+        self.passed[way] += len(data)
+        return True
+
+    @staticmethod
+    def _break(*socks):
+        for sock in socks:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def cut(self):
         """Breaks every link that is up."""
         with self.lock:
             pairs, self.pairs = self.pairs, []
         for pair in pairs:
-            for sock in pair:
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            self._break(*pair)
 
     def close(self):
+        self._break(self.listener)
         self.listener.close()
         self.cut()
