@@ -16,6 +16,10 @@
 _Static_assert(GUEST_NAME_SIZE == WIRE_NAME_SIZE, "names have one length");
 _Static_assert(GUEST_BLOCKS_MAX == WIRE_BLOCKS_MAX, "blocks have one limit");
 
+/* News taken from a VMM between two calls of agent_expire, and messages read in one go. */
+#define NEWS_MAX 200u
+#define READ_MAX 64
+
 /* ---- requests ---- */
 
 static const char *const request_names[] = {
@@ -36,7 +40,7 @@ static void set_lost(const struct agent *a, struct error **errp)
 /* A call's outcome as an error; true when it went well. */
 static bool check_reply(const struct agent *a, const struct agent_call *call, struct error **errp)
 {
-    if (call->lost) {
+    if (!call->done) {
         set_lost(a, errp);
         return false;
     }
@@ -53,7 +57,6 @@ static void enqueue(struct agent *a, struct agent_call *call)
 {
     LOCK_SCOPE(&a->lock);
     call->seq = ++a->last_seq;
-    call->lost = a->lost;
     TAILQ_INSERT_TAIL(&a->calls, call, link);
 }
 
@@ -63,13 +66,24 @@ static void dequeue(struct agent *a, struct agent_call *call)
     TAILQ_REMOVE(&a->calls, call, link);
 }
 
+static bool is_lost(struct agent *a)
+{
+    LOCK_SCOPE(&a->lock);
+    return a->lost;
+}
+
 /* Sends; a VMM that does not read makes it wait for room (w NULL: does not wait). */
-static bool send_request(struct agent *a, const struct agent_call *call, const void *body, int fd,
+static bool send_request(struct agent *a, struct agent_call *call, const void *body, int fd,
                          const struct wait *w, struct error **errp)
 {
+    if (is_lost(a)) {
+        set_lost(a, errp);
+        return false;
+    }
     for (;;) {
         int err = wire_send(a->sock, call->type, call->seq, body, fd);
         if (!err) {
+            call->sent = true;
             return true;
         }
         if (err != -EAGAIN) {
@@ -92,7 +106,8 @@ static bool send_request(struct agent *a, const struct agent_call *call, const v
 static bool await_reply(struct agent *a, struct agent_call *call, const struct wait *w,
                         struct error **errp)
 {
-    uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    bool forever = w->timeout_ms < 0;
+    uint64_t deadline = forever ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
     for (;;) {
         uint64_t count;
         ssize_t ignored = read(a->reply_fd, &count, sizeof(count));
@@ -105,7 +120,9 @@ static bool await_reply(struct agent *a, struct agent_call *call, const struct w
         }
         uint64_t now = clock_ns();
         struct wait left = *w;
-        left.timeout_ms = now < deadline ? (int)((deadline - now) / NS_PER_MS) + 1 : 0;
+        if (!forever) {
+            left.timeout_ms = now < deadline ? (int)((deadline - now) / NS_PER_MS) + 1 : 0;
+        }
         if (!wait_fd(a->reply_fd, POLLIN, &left, errp)) {
             return false;
         }
@@ -155,10 +172,7 @@ static void call_async(struct agent *a, uint32_t type, const void *body, int tim
                                 .opaque = opaque,
                                 .deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS};
     enqueue(a, call);
-    if (call->lost || !send_request(a, call, body, -1, NULL, &err)) {
-        if (!err) {
-            set_lost(a, &err);
-        }
+    if (!send_request(a, call, body, -1, NULL, &err)) {
         finish_async(a, call, err);
     }
 }
@@ -198,6 +212,7 @@ void agent_expire(struct guest *g)
 {
     struct agent *a = agent_of(g);
     struct agent_call *call;
+    a->told = 0;
     while ((call = find_async(a, clock_ns(), false))) {
         struct error *err = NULL;
         error_set(&err, "guest-timeout", "The VMM of guest '%s' did not answer when asked %s",
@@ -243,6 +258,15 @@ static void set_state(struct agent *a, uint32_t state)
     }
 }
 
+/* A VMM's words go into logs and JSON, which take no stray bytes. */
+static void make_printable(char text[WIRE_TEXT_SIZE])
+{
+    text[WIRE_TEXT_SIZE - 1] = '\0';
+    for (char *c = text; *c; c++) {
+        *c = *c >= ' ' && *c < 0x7f ? *c : '?';
+    }
+}
+
 /* A reply nobody waits for any more (a deadline, a cancel) still tells the state. */
 static bool on_reply(struct agent *a, const struct wire_message *msg, struct error **errp)
 {
@@ -255,7 +279,7 @@ static bool on_reply(struct agent *a, const struct wire_message *msg, struct err
     {
         if (call->seq == msg->head.seq) {
             call->reply = msg->body.reply;
-            call->reply.text[sizeof(call->reply.text) - 1] = '\0';
+            make_printable(call->reply.text);
             call->done = true; /* from here on a job's call may vanish once the lock is dropped */
             async = call->done_fn ? call : NULL;
             break;
@@ -272,9 +296,14 @@ static bool on_reply(struct agent *a, const struct wire_message *msg, struct err
     return true;
 }
 
+/* Each change becomes an event to every client: a VMM must not drown them. */
 static bool on_state(struct agent *a, const struct wire_message *msg, struct error **errp)
 {
-    (void)errp;
+    if (++a->told > NEWS_MAX) {
+        error_set(errp, "guest-protocol", "The VMM of guest '%s' changes its state too often",
+                  a->guest.name);
+        return false;
+    }
     set_state(a, msg->body.state.state);
     return true;
 }
@@ -307,7 +336,7 @@ static bool dispatch(struct agent *a, const struct wire_message *msg, struct err
 bool agent_read(struct guest *g, struct error **errp)
 {
     struct agent *a = agent_of(g);
-    for (;;) {
+    for (int i = 0; i < READ_MAX; i++) {
         struct wire_message msg;
         CLEANUP_CLOSE int fd = -1;
         int n = wire_recv(a->sock, &msg, &fd);
@@ -327,6 +356,7 @@ bool agent_read(struct guest *g, struct error **errp)
             return false;
         }
     }
+    return true;
 }
 
 /* ---- life ---- */
@@ -341,12 +371,39 @@ int agent_socket(struct guest *g)
     return agent_of(g)->sock;
 }
 
+static void *close_fds(void *arg)
+{
+    int *fds = arg;
+    for (int i = 0; fds[i] >= 0; i++) {
+        close(fds[i]);
+    }
+    free(fds);
+    return NULL;
+}
+
+/* Closing the last descriptor of a memory file frees its pages, seconds for a large guest. */
+static void close_blocks(struct guest *g)
+{
+    int *fds = calloc(g->nblocks + 1, sizeof(*fds));
+    pthread_t thread;
+    if (!fds) {
+        abort();
+    }
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        fds[i] = g->blocks[i].fd;
+    }
+    fds[g->nblocks] = -1;
+    if (g->nblocks == 0 || pthread_create(&thread, NULL, close_fds, fds) != 0) {
+        close_fds(fds);
+    } else {
+        pthread_detach(thread);
+    }
+}
+
 void agent_free(struct guest *g)
 {
     struct agent *a = agent_of(g);
-    for (unsigned i = 0; i < g->nblocks; i++) {
-        close(g->blocks[i].fd);
-    }
+    close_blocks(g);
     dirtymap_unmap(&a->map);
     close(a->reply_fd);
     close(a->sock);
@@ -362,14 +419,17 @@ struct guest *agent_new(int sock, const struct agent_events *events)
     if (!a) {
         abort();
     }
+    int reply_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (reply_fd < 0) {
+        free(a);
+        close(sock);
+        return NULL;
+    }
     a->guest.ops = &agent_ops;
     a->guest.refs = 1;
     a->events = *events;
     a->sock = sock;
-    a->reply_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (a->reply_fd < 0) {
-        abort(); /* out of descriptors: the caller keeps some in reserve */
-    }
+    a->reply_fd = reply_fd;
     pthread_mutex_init(&a->lock, NULL);
     TAILQ_INIT(&a->calls);
     fcntl(sock, F_SETFL, fcntl(sock, F_GETFL) | O_NONBLOCK);

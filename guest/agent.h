@@ -20,7 +20,9 @@ struct agent_events {
     void *opaque;
 };
 
-/* Takes over `sock`, a connected SOCK_SEQPACKET socket.  The guest has one reference, the caller's.
+/*
+ * Takes over `sock`, a connected SOCK_SEQPACKET socket.  The guest has one reference, the caller's;
+ * NULL when the process is out of descriptors.
  */
 struct guest *agent_new(int sock, const struct agent_events *events);
 

@@ -17,6 +17,7 @@
 struct agent_call {
     uint32_t type;
     uint64_t seq;
+    bool sent; /* the VMM may have got it */
     bool done; /* reply is filled */
     bool lost; /* the connection ended first */
     struct wire_reply reply;
@@ -39,6 +40,7 @@ struct agent {
 
     /* The main thread's. */
     bool attached;
+    unsigned told; /* news since the last agent_expire */
     bool hello_seen;
     unsigned blocks_due;
     uint32_t features;

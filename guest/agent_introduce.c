@@ -120,7 +120,9 @@ static bool block_file_is_good(const struct guest *g, const struct wire_block *b
 {
     struct stat st;
     int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
-    if (flags < 0 || (flags & O_ACCMODE) != O_RDWR || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+    /* Only memory files have seals; a file of another kind might block whoever asks its size. */
+    if (flags < 0 || (flags & O_ACCMODE) != O_RDWR || fcntl(fd, F_GET_SEALS) < 0 ||
+        fstat(fd, &st) < 0) {
         error_set(errp, "guest-invalid",
                   "Guest '%s': RAM block '%s' needs the descriptor of a memory file, open for "
                   "reading and writing",

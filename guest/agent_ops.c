@@ -124,7 +124,16 @@ static bool load_state(struct guest *g, int fd, const struct wait *w, struct err
 static bool start(struct guest *g, bool paused, const struct wait *w, struct error **errp)
 {
     struct wire_start body = {.paused = paused};
-    return simple_call(g, WIRE_START, &body, w, errp);
+    struct agent_call call = {.type = WIRE_START};
+    struct error *err = NULL;
+    bool ok = agent_call(agent_of(g), &call, &body, -1, w, &err);
+    if (!ok && call.sent && !call.done) {
+        err->code = "guest-in-doubt";
+    }
+    if (err) {
+        error_move(errp, err);
+    }
+    return ok;
 }
 
 static bool give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,

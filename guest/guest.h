@@ -61,7 +61,10 @@ struct guest_ops {
     /* save_state: the state in a memory file, the caller's; -1 on failure. */
     int (*save_state)(struct guest *g, const struct wait *w, struct error **errp);
     bool (*load_state)(struct guest *g, int fd, const struct wait *w, struct error **errp);
-    /* start: an incoming guest after load_state; paused leaves it standing. */
+    /*
+     * start: an incoming guest after load_state; paused leaves it standing.  "guest-in-doubt": the
+     * VMM was asked, and it is not known whether the guest runs; any other error: it does not.
+     */
     bool (*start)(struct guest *g, bool paused, const struct wait *w, struct error **errp);
     /* give_away: from its success on the VMM never resumes by itself; take_back undoes it. */
     bool (*give_away)(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,14 +146,21 @@ int ferry_start(struct ferry *f)
     if (f->started) {
         return -EALREADY;
     }
-    if (!f->nblocks) {
+    bool slots = false;
+    for (unsigned i = 0; i < f->nblocks; i++) {
+        slots = slots || f->blocks[i].has_slot;
+    }
+    if (!f->nblocks || (slots && f->vm_fd < 0)) {
         return -EINVAL;
     }
-    if (pthread_create(&f->thread, NULL, ferry_thread, f) != 0) {
-        return -EAGAIN;
-    }
-    f->started = true;
-    return 0;
+    /* The VMM's signals are for its own threads. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = pthread_create(&f->thread, NULL, ferry_thread, f);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    f->started = !err;
+    return err ? -EAGAIN : 0;
 }
 
 static void wake(struct ferry *f)
@@ -220,28 +228,31 @@ void ferry_mark_dirty(struct ferry *f, uint64_t gpa, uint64_t length)
     pthread_rwlock_unlock(&f->map_lock);
 }
 
-/* A guest that a migration has stopped only changes what it goes back to. */
-static void told_by_vmm(struct ferry *f, bool paused)
+/* A guest that a migration has stopped is paused when it comes back from it. */
+void ferry_guest_paused(struct ferry *f)
 {
     pthread_mutex_lock(&f->lock);
     if (f->state == FERRY_GUEST_STOPPED) {
-        f->was_paused = paused;
-    } else if (f->state == FERRY_GUEST_RUNNING || f->state == FERRY_GUEST_PAUSED) {
-        f->state = paused ? FERRY_GUEST_PAUSED : FERRY_GUEST_RUNNING;
+        f->was_paused = true;
+    } else if (f->state == FERRY_GUEST_RUNNING) {
+        f->state = FERRY_GUEST_PAUSED;
         f->tell_state = true;
     }
     pthread_mutex_unlock(&f->lock);
     wake(f);
 }
 
-void ferry_guest_paused(struct ferry *f)
+int ferry_guest_running(struct ferry *f)
 {
-    told_by_vmm(f, true);
-}
-
-void ferry_guest_running(struct ferry *f)
-{
-    told_by_vmm(f, false);
+    pthread_mutex_lock(&f->lock);
+    bool ours = !f->busy && (f->state == FERRY_GUEST_RUNNING || f->state == FERRY_GUEST_PAUSED);
+    if (ours && f->state == FERRY_GUEST_PAUSED) {
+        f->state = FERRY_GUEST_RUNNING;
+        f->tell_state = true;
+    }
+    pthread_mutex_unlock(&f->lock);
+    wake(f);
+    return ours ? 0 : -EBUSY;
 }
 
 void ferry_guest_shutdown(struct ferry *f)

@@ -67,7 +67,9 @@ struct ferry_ops {
     /*
      * stop: take every vCPU out of KVM_RUN and drain device I/O; when it returns 0 nothing of the
      * VMM writes guest RAM and every write made so far was made by a vCPU or told with
-     * ferry_mark_dirty.  An error means the guest runs on.  Never called on a stopped guest.
+     * ferry_mark_dirty.  An error means the guest goes on as it was.  A migration also stops a
+     * guest that is paused already, for the sake of its I/O; one that stays where it is after that
+     * stays paused, without a call of resume.
      */
     int (*stop)(void *opaque);
     /*
@@ -84,7 +86,8 @@ struct ferry_ops {
     /*
      * load_state: read back what save_state wrote.  fd is positioned at its start and sealed
      * against writing; guest RAM is complete.  The state came over a network: check it.
-     * On an error the guest stays as it was and may be offered another migration.
+     * On an error the guest stays as it was and may be offered another migration; so it may after
+     * a success, when the migration fails before the guest was started.
      */
     int (*load_state)(void *opaque, int fd);
     /*
@@ -142,7 +145,8 @@ FERRY_API int ferry_set_kvm(struct ferry *f, int vm_fd);
 
 /*
  * Starts the library's thread, which connects and stays connected.  The guest counts as running
- * from here on (or as incoming).  -EALREADY; -EAGAIN when no thread can be had.
+ * from here on (or as incoming).  -EALREADY; -EAGAIN when no thread can be had; -EINVAL: no RAM
+ * block, or one with a slot and no ferry_set_kvm.
  */
 FERRY_API int ferry_start(struct ferry *f);
 
@@ -156,10 +160,13 @@ FERRY_API void ferry_free(struct ferry *f);
  */
 FERRY_API void ferry_mark_dirty(struct ferry *f, uint64_t gpa, uint64_t length);
 
-/* The VMM paused or resumed the guest on its own: ferryd shows it, and a paused guest stays paused.
+/*
+ * The VMM pauses and resumes its guest on its own: ferryd shows it, and a paused guest stays paused
+ * where it arrives.  ferry_guest_paused is told after the fact.  ferry_guest_running asks: the VMM
+ * may let its vCPUs run only after it has answered 0.  -EBUSY: a migration has the guest.
  */
 FERRY_API void ferry_guest_paused(struct ferry *f);
-FERRY_API void ferry_guest_running(struct ferry *f);
+FERRY_API int ferry_guest_running(struct ferry *f);
 
 /* The guest has shut itself down: ferryd sends SHUTDOWN to its clients and forgets the guest. */
 FERRY_API void ferry_guest_shutdown(struct ferry *f);

@@ -4,7 +4,7 @@
  * is the only caller of the callbacks; the VMM's threads only mark pages and tell about pauses.
  *
  * Locks, in the order they may be taken:
- *   lock      state, was_paused, tell_state, stopping
+ *   lock      state, was_paused, busy, tell_state, tell_shutdown, stopping
  *   map_lock  map (written by the library's thread only: LOG_START, LOG_STOP)
  */
 #ifndef FERRY_GUEST_LIBFERRY_INTERNAL_H
@@ -45,6 +45,7 @@ struct ferry {
     pthread_mutex_t lock;
     enum ferry_guest_state state;
     bool was_paused; /* what a STOPPED guest goes back to */
+    bool busy;       /* a stop or resume callback runs: the VMM may not resume by itself */
     bool tell_state; /* state changed by the VMM, ferryd was not told yet */
     bool tell_shutdown;
     bool stopping; /* ferry_free */
@@ -74,5 +75,8 @@ void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
 void ferry_abandon(struct ferry *f);
 
 void ferry_set_state(struct ferry *f, enum ferry_guest_state state);
+
+/* ferryd can't know that the guest was given away: its reply was lost.  Nobody else has it. */
+void ferry_forget_giving_away(struct ferry *f);
 
 #endif

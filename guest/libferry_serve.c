@@ -34,16 +34,16 @@ static int require_state(struct ferry *f, enum ferry_guest_state state, struct w
 
 /* ---- dirty log ---- */
 
+/* All slots, also when one fails; the first error. */
 static int set_logging(struct ferry *f, bool on)
 {
+    int first = 0;
     for (unsigned i = 0; i < f->nblocks; i++) {
         int err = f->blocks[i].has_slot ? kvmlog_set(f->vm_fd, &f->blocks[i].slot, on) : 0;
-        if (err) {
-            return err;
-        }
+        first = first ? first : err;
     }
     f->logging = on;
-    return 0;
+    return first;
 }
 
 static void drop_map(struct ferry *f)
@@ -57,7 +57,6 @@ static void log_off(struct ferry *f)
 {
     if (f->logging) {
         set_logging(f, false);
-        f->logging = false;
     }
     drop_map(f);
 }
@@ -73,7 +72,6 @@ static int do_log_start(struct ferry *f, const union wire_body *body, int fd,
     if (err) {
         return reply_error(reply, err, "the dirty map can't be mapped");
     }
-    f->logging = true; /* also when only some slots log, so that log_off undoes those */
     err = set_logging(f, true);
     if (err) {
         log_off(f);
@@ -130,6 +128,13 @@ static int do_log_stop(struct ferry *f, const union wire_body *body, int fd,
 
 /* ---- running and stopping ---- */
 
+static void set_busy(struct ferry *f, bool busy)
+{
+    pthread_mutex_lock(&f->lock);
+    f->busy = busy;
+    pthread_mutex_unlock(&f->lock);
+}
+
 static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct wire_reply *reply)
 {
     (void)fd;
@@ -138,19 +143,21 @@ static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct 
     if (state != FERRY_GUEST_RUNNING && state != FERRY_GUEST_PAUSED) {
         return reply_error(reply, -EINVAL, "the guest neither runs nor is paused");
     }
-    bool paused = state == FERRY_GUEST_PAUSED;
-    if (!paused) {
-        int err = callback_result(f, reply, "stop", f->ops.stop(f->opaque));
-        if (err) {
-            return err;
-        }
+    if (state == FERRY_GUEST_PAUSED && !body->stop.migration) {
+        return 0;
     }
-    reply->was_paused = paused;
+    set_busy(f, true);
+    int err = callback_result(f, reply, "stop", f->ops.stop(f->opaque));
     pthread_mutex_lock(&f->lock);
-    f->was_paused = paused;
-    f->state = to;
+    f->busy = false;
+    if (!err) {
+        /* The VMM may have paused it meanwhile. */
+        f->was_paused = f->state == FERRY_GUEST_PAUSED;
+        f->state = to;
+    }
+    reply->was_paused = f->was_paused;
     pthread_mutex_unlock(&f->lock);
-    return 0;
+    return err;
 }
 
 static int do_resume(struct ferry *f, const union wire_body *body, int fd, struct wire_reply *reply)
@@ -298,6 +305,13 @@ void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
         reply->status = reply_error(reply, -ENOSYS, "this libferry does not know the request");
     }
     reply->state = ferry_guest_state(f);
+}
+
+void ferry_forget_giving_away(struct ferry *f)
+{
+    if (ferry_guest_state(f) == FERRY_GUEST_GIVEN_AWAY && !f->released) {
+        ferry_set_state(f, FERRY_GUEST_STOPPED);
+    }
 }
 
 void ferry_abandon(struct ferry *f)

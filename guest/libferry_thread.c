@@ -6,7 +6,6 @@
 #include "guest/libferry_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +18,8 @@
 #define RETRY_REFUSED_MS 1000
 /* How long ferryd may take to welcome a guest. */
 #define WELCOME_MS 10000
+/* How often a send that has no room looks whether the handle is being freed. */
+#define SEND_POLL_MS 100
 
 /* What ends a turn of the loop. */
 enum outcome { GO_ON, LOST, REFUSED, STOPPING };
@@ -63,8 +64,23 @@ static int connect_socket(const char *path)
         close(sock);
         return -err;
     }
-    fcntl(sock, F_SETFL, 0); /* from here on sends may block: ferryd always reads */
     return sock;
+}
+
+/* Sends, waiting for a ferryd that is slow to read, but not longer than the handle lives. */
+static int send_message(struct ferry *f, uint32_t type, uint64_t seq, const void *body, int fd)
+{
+    for (;;) {
+        int err = wire_send(f->sock, type, seq, body, fd);
+        if (err != -EAGAIN) {
+            return err;
+        }
+        if (should_stop(f)) {
+            return -ECANCELED;
+        }
+        struct pollfd out = {.fd = f->sock, .events = POLLOUT};
+        poll(&out, 1, SEND_POLL_MS);
+    }
 }
 
 static int send_hello(struct ferry *f)
@@ -88,7 +104,7 @@ static int send_hello(struct ferry *f)
     hello.state = f->state;
     f->tell_state = false;
     pthread_mutex_unlock(&f->lock);
-    return wire_send(f->sock, WIRE_HELLO, 0, &hello, -1);
+    return send_message(f, WIRE_HELLO, 0, &hello, -1);
 }
 
 static int introduce(struct ferry *f)
@@ -99,18 +115,26 @@ static int introduce(struct ferry *f)
         struct wire_block block = {
             .offset = b->offset, .length = b->length, .gpa = b->gpa, .has_slot = b->has_slot};
         strcpy(block.name, b->name);
-        err = wire_send(f->sock, WIRE_BLOCK, 0, &block, b->fd);
+        err = send_message(f, WIRE_BLOCK, 0, &block, b->fd);
     }
-    return err ? err : wire_send(f->sock, WIRE_READY, 0, NULL, -1);
+    return err ? err : send_message(f, WIRE_READY, 0, NULL, -1);
 }
 
 /* `reason` is filled where the outcome is REFUSED. */
 static enum outcome await_welcome(struct ferry *f, char reason[WIRE_TEXT_SIZE])
 {
     struct wire_message msg;
-    struct pollfd fd = {.fd = f->sock, .events = POLLIN};
+    struct pollfd fds[2] = {{.fd = f->sock, .events = POLLIN},
+                            {.fd = f->wake_fd, .events = POLLIN}};
     int passed;
-    if (poll(&fd, 1, WELCOME_MS) <= 0 || wire_recv(f->sock, &msg, &passed) <= 0) {
+    /* Other wake-ups shorten the patience at most to their first: ferryd answers at once. */
+    while (poll(fds, 2, WELCOME_MS) > 0 && !fds[0].revents) {
+        drain_wake(f);
+        if (should_stop(f)) {
+            return STOPPING;
+        }
+    }
+    if (!fds[0].revents || wire_recv(f->sock, &msg, &passed) <= 0) {
         return LOST;
     }
     if (passed >= 0) {
@@ -135,8 +159,8 @@ static int tell_changes(struct ferry *f)
     struct wire_state state = {.state = f->state};
     f->tell_state = f->tell_shutdown = false;
     pthread_mutex_unlock(&f->lock);
-    int err = tell ? wire_send(f->sock, WIRE_STATE, 0, &state, -1) : 0;
-    return err || !shutdown ? err : wire_send(f->sock, WIRE_SHUTDOWN, 0, NULL, -1);
+    int err = tell ? send_message(f, WIRE_STATE, 0, &state, -1) : 0;
+    return err || !shutdown ? err : send_message(f, WIRE_SHUTDOWN, 0, NULL, -1);
 }
 
 static enum outcome serve_one(struct ferry *f)
@@ -151,7 +175,13 @@ static enum outcome serve_one(struct ferry *f)
     if (fd >= 0) {
         close(fd);
     }
-    return wire_send(f->sock, WIRE_REPLY, msg.head.seq, &reply, -1) ? LOST : GO_ON;
+    if (!send_message(f, WIRE_REPLY, msg.head.seq, &reply, -1)) {
+        return GO_ON;
+    }
+    if (msg.head.type == WIRE_GIVE_AWAY) {
+        ferry_forget_giving_away(f);
+    }
+    return LOST;
 }
 
 static enum outcome serve_turn(struct ferry *f)

@@ -69,9 +69,9 @@ static void toggle_pause(struct vmm *vmm)
     if (state == FERRY_GUEST_RUNNING) {
         gate_close_wait(&vmm->vcpus.gate, GATE_PAUSED);
         ferry_guest_paused(vmm->ferry);
-    } else if (state == FERRY_GUEST_PAUSED) {
-        ferry_guest_running(vmm->ferry);
-        gate_open(&vmm->vcpus.gate, GATE_PAUSED);
+    } else if (state == FERRY_GUEST_PAUSED && ferry_guest_running(vmm->ferry) == 0) {
+        /* Also what a migration that failed has stopped: it is paused, and nothing else, since. */
+        gate_open(&vmm->vcpus.gate, GATE_PAUSED | GATE_STOPPED);
     } else {
         log_message(LOG_WARNING, "the guest is being migrated: not paused, not resumed");
     }

@@ -159,6 +159,9 @@ uint64_t guest_dirty_stop(struct guest *guest)
 
 void guest_pause(struct guest *guest, bool paused)
 {
+    if (!paused && ferry_guest_running(guest->ferry) != 0) {
+        return; /* a migration has the guest */
+    }
     pthread_mutex_lock(&guest->lock);
     guest->stopped = paused;
     wait_until_quiet(guest);
@@ -166,8 +169,6 @@ void guest_pause(struct guest *guest, bool paused)
     pthread_mutex_unlock(&guest->lock);
     if (paused) {
         ferry_guest_paused(guest->ferry);
-    } else {
-        ferry_guest_running(guest->ferry);
     }
 }
 
