@@ -15,6 +15,9 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+/* Pages freed in one go, tens of milliseconds: a cancel is looked for in between. */
+#define WIPE_PAGES (1ULL << 16)
+
 struct ram *ram_new(void)
 {
     struct ram *ram = calloc(1, sizeof(*ram));
@@ -168,18 +171,36 @@ uint64_t ram_count_dirty(const struct ram *ram)
     return count;
 }
 
-bool ram_wipe(struct ram *ram, struct error **errp)
+static bool wipe_piece(const struct ram_block *b, uint64_t first, uint64_t pages,
+                       struct error **errp)
+{
+    if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(b->offset + (first << RAM_PAGE_SHIFT)),
+                  (off_t)(pages << RAM_PAGE_SHIFT)) < 0) {
+        error_set(errp, "ram-unusable", "RAM block '%s' can't be emptied: %s", b->name,
+                  strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+static bool wipe_block(const struct ram_block *b, const struct wait *w, struct error **errp)
+{
+    struct extent_cursor cursor = {0};
+    uint64_t at = 0, from, stop;
+    while (extent_next(b, &cursor, at, b->pages, &from, &stop)) {
+        at = stop - from < WIPE_PAGES ? stop : from + WIPE_PAGES;
+        if (wait_cancelled(w, errp) || !wipe_piece(b, from, at - from, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool ram_wipe(struct ram *ram, const struct wait *w, struct error **errp)
 {
     for (unsigned i = 0; i < ram->count; i++) {
-        struct ram_block *b = &ram->blocks[i];
-        struct extent_cursor cursor = {0};
-        if (extent_is_hole(b, &cursor, 0, b->pages)) {
-            continue;
-        }
-        if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)b->offset,
-                      (off_t)b->length) < 0) {
-            error_set(errp, "ram-unusable", "RAM block '%s' can't be emptied: %s", b->name,
-                      strerror(errno));
+        if (!wipe_block(&ram->blocks[i], w, errp)) {
             return false;
         }
     }

@@ -10,6 +10,7 @@
 #define FERRY_RAM_BLOCK_H
 
 #include "common/error.h"
+#include "common/wait.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -57,7 +58,7 @@ bool ram_check_sizes(const struct ram *ram, struct error **errp);
 uint64_t ram_count_dirty(const struct ram *ram);
 
 /* Frees everything in every block: a fresh, empty guest.  Only what holds data is touched. */
-bool ram_wipe(struct ram *ram, struct error **errp);
+bool ram_wipe(struct ram *ram, const struct wait *w, struct error **errp);
 
 /* The block's file was cut short while it was read or written. */
 void ram_vanished(const struct ram_block *b, struct error **errp);

@@ -23,7 +23,8 @@ static void look_up(const struct ram_block *b, struct extent_cursor *c, uint64_t
     if (data < 0 || data >= end) {
         return;
     }
-    off_t hole = lseek(b->fd, data, SEEK_HOLE);
+    /* From data + 1: a page punched since SEEK_DATA must not read as "nothing from here on". */
+    off_t hole = lseek(b->fd, data + 1, SEEK_HOLE);
     c->data_from = page_floor(b, data);
     if (hole >= 0 && hole < end) {
         c->data_end = page_floor(b, hole + RAM_PAGE_SIZE - 1);

@@ -225,11 +225,15 @@ static bool send_existing(struct sweep *s, uint64_t first, uint64_t end, struct 
     uint64_t from, stop;
     while (extent_next(s->block, &s->cursor, first, end, &from, &stop)) {
         count_done(s, &s->saver->counters->skipped, from - first);
-        for (uint64_t at = from; at < stop; at += UNIT_PAGES) {
+        for (uint64_t at = from; at < stop;) {
             uint64_t unit_end = stop - at < UNIT_PAGES ? stop : at + UNIT_PAGES;
-            if (!send_unit(s, at, unit_end, errp)) {
+            /* A slow round is long: what existed when the extent was looked up may be gone. */
+            uint64_t exists = extent_skip_hole(s->block, at, unit_end);
+            count_done(s, &s->saver->counters->skipped, exists - at);
+            if (exists < unit_end && !send_unit(s, exists, unit_end, errp)) {
                 return false;
             }
+            at = unit_end;
         }
         first = stop;
     }

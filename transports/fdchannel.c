@@ -198,6 +198,12 @@ static struct channel *socket_accept(struct listener *listener, const struct wai
     }
 }
 
+static bool socket_ready(struct listener *listener)
+{
+    struct pollfd fd = {.fd = ((struct socket_listener *)listener)->fd, .events = POLLIN};
+    return poll(&fd, 1, 0) > 0;
+}
+
 static const char *socket_address(struct listener *listener)
 {
     return ((struct socket_listener *)listener)->address;
@@ -217,6 +223,7 @@ static void socket_close(struct listener *listener)
 
 static const struct listener_ops socket_listener_ops = {
     .accept = socket_accept,
+    .ready = socket_ready,
     .address = socket_address,
     .close = socket_close,
     .again = true,
@@ -263,6 +270,11 @@ static struct channel *single_accept(struct listener *listener, const struct wai
     return channel;
 }
 
+static bool single_ready(struct listener *listener)
+{
+    return ((struct single_listener *)listener)->channel != NULL;
+}
+
 static const char *single_address(struct listener *listener)
 {
     return ((struct single_listener *)listener)->address;
@@ -278,6 +290,7 @@ static void single_close(struct listener *listener)
 
 static const struct listener_ops single_listener_ops = {
     .accept = single_accept,
+    .ready = single_ready,
     .address = single_address,
     .close = single_close,
 };

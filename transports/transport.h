@@ -40,6 +40,8 @@ struct endpoint {
 
 struct listener_ops {
     struct channel *(*accept)(struct listener *l, const struct wait *w, struct error **errp);
+    /* Whether accept would answer at once. */
+    bool (*ready)(struct listener *l);
     /* Where it listens, as a URI with the port that was given; owned by the listener. */
     const char *(*address)(struct listener *l);
     void (*close)(struct listener *l);
