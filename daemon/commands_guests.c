@@ -124,7 +124,13 @@ static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum ag
     if (!e) {
         return;
     }
-    const char *why = obstacle(guest_get_state(e->guest));
+    enum guest_state state = guest_get_state(e->guest);
+    /* Stopped by a migration that has ended since: its resume had failed. */
+    if (state == GUEST_STOPPED && request == AGENT_CONTINUE && !entry_is_busy(e)) {
+        request = AGENT_RESUME;
+        state = GUEST_PAUSED;
+    }
+    const char *why = obstacle(state);
     if (why) {
         qmp_fail(req, error_new("guest-state", "Guest '%s' %s", e->name, why));
         return;

@@ -86,6 +86,9 @@ static void cmd_migrate_incoming(struct qmp_request *req, json_t *args, void *op
                   "Guest '%s' does not wait for a migration: its VMM was not started for one",
                   e->name);
     }
+    if (!err) {
+        jobs_answer_incoming(e); /* the last one's end may not have been heard of yet */
+    }
     if (err || !start(d, e, args, JOB_INCOMING, &err)) {
         qmp_fail(req, err);
         return;
@@ -143,25 +146,31 @@ static void cmd_query_migrate(struct qmp_request *req, json_t *args, void *opaqu
 
 /* ---- migrate-resolve ---- */
 
-/* A guest given away before this daemon started: no job knows of it, the VMM is told directly. */
+/*
+ * A guest given away before this daemon started: no job knows of it, the VMM is told directly.  The
+ * requests that this takes are sent at once, so that nothing can come between them.
+ */
 struct resolve {
     struct qmp_request *req;
     struct guest *guest;
-    int timeout_ms;
-    bool resume; /* TAKE_BACK is under way, RESUME follows */
+    unsigned due; /* answers */
+    bool release;
+    struct error *err; /* the first */
 };
 
 static void resolve_done(void *opaque, struct error *err)
 {
     struct resolve *r = opaque;
-    if (!err && r->resume) {
-        r->resume = false;
-        agent_ask(r->guest, AGENT_RESUME, r->timeout_ms, resolve_done, r);
+    if (err) {
+        error_move(&r->err, err);
+    }
+    if (--r->due) {
         return;
     }
-    if (err) {
-        qmp_fail(r->req, err);
+    if (r->err) {
+        qmp_fail(r->req, r->err);
     } else {
+        r->guest->released = r->release;
         qmp_return(r->req, NULL);
     }
     guest_unref(r->guest);
@@ -170,17 +179,19 @@ static void resolve_done(void *opaque, struct error *err)
 
 static void resolve_orphan(struct entry *e, struct qmp_request *req, bool to_source)
 {
+    int timeout_ms = (int)param_get(e->params, PARAM_GUEST_TIMEOUT);
     struct resolve *r = malloc(sizeof(*r));
     if (!r) {
         abort();
     }
-    *r = (struct resolve){.req = req,
-                          .guest = guest_ref(e->guest),
-                          .timeout_ms = (int)param_get(e->params, PARAM_GUEST_TIMEOUT),
-                          .resume = to_source};
-    e->guest->released = !to_source;
-    agent_ask(r->guest, to_source ? AGENT_TAKE_BACK : AGENT_RELEASE, r->timeout_ms, resolve_done,
-              r);
+    *r = (struct resolve){
+        .req = req, .guest = guest_ref(e->guest), .due = to_source ? 2 : 1, .release = !to_source};
+    if (to_source) {
+        agent_ask(e->guest, AGENT_TAKE_BACK, timeout_ms, resolve_done, r);
+        agent_ask(e->guest, AGENT_RESUME, timeout_ms, resolve_done, r);
+    } else {
+        agent_ask(e->guest, AGENT_RELEASE, timeout_ms, resolve_done, r);
+    }
 }
 
 static void cmd_migrate_resolve(struct qmp_request *req, json_t *args, void *opaque)

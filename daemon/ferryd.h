@@ -89,6 +89,9 @@ bool entry_is_orphan(const struct entry *e);
 bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
                 struct endpoint *endpoint, struct error **errp);
 
+/* Answers a migrate-incoming that waits, with what has become of its job. */
+void jobs_answer_incoming(struct entry *e);
+
 /* Cancels all jobs and ends the loop when they have ended, or after a while. */
 void jobs_quit(struct ferryd *d);
 

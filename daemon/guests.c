@@ -238,6 +238,41 @@ static bool check_welcome(struct ferryd *d, const struct connection *c, const st
     return true;
 }
 
+static void settled(void *opaque, struct error *err)
+{
+    struct guest *g = opaque;
+    if (err) {
+        log_warning("guest %s: %s", g->name, err->text);
+        error_free(err);
+    }
+    guest_unref(g);
+}
+
+/*
+ * A VMM that had lost its connection comes back with a guest that it gave away in a job whose
+ * outcome is known here: it is told.
+ */
+static void settle(struct entry *e)
+{
+    struct guest *g = e->guest;
+    uint8_t uuid[GUEST_UUID_SIZE];
+    if (!e->job || guest_get_state(g) != GUEST_GIVEN_AWAY || g->released) {
+        return;
+    }
+    job_get_uuid(e->job, uuid);
+    if (memcmp(uuid, g->job, sizeof(uuid)) != 0) {
+        return;
+    }
+    int timeout_ms = (int)param_get(e->params, PARAM_GUEST_TIMEOUT);
+    if (job_get_status(e->job) == JOB_COMPLETED) {
+        agent_ask(g, AGENT_RELEASE, timeout_ms, settled, guest_ref(g));
+        return;
+    }
+    log_info("guest %s: its migration failed: taken back", g->name);
+    agent_ask(g, AGENT_TAKE_BACK, timeout_ms, settled, guest_ref(g));
+    agent_ask(g, AGENT_RESUME, timeout_ms, settled, guest_ref(g));
+}
+
 static bool on_attached(void *opaque, struct guest *g, struct error **errp)
 {
     struct ferryd *d = opaque;
@@ -256,6 +291,7 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
         qmp_return(c->attach, NULL);
         c->attach = NULL;
     }
+    settle(c->entry);
     return true;
 }
 
@@ -333,14 +369,24 @@ void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_reque
     if (!c) {
         abort();
     }
-    c->d = d;
-    c->attach = attach;
-    c->deadline_ns = clock_ns() + INTRODUCTION_NS;
-    strcpy(c->name, name);
     c->guest = agent_new(sock, &(struct agent_events){.attached = on_attached,
                                                       .state_changed = on_state,
                                                       .shut_down = on_shut_down,
                                                       .opaque = d});
+    if (!c->guest) {
+        log_error("no descriptors left for a VMM that connects");
+        if (attach) {
+            struct error *err = NULL;
+            error_set(&err, "system-error", "No descriptors left for another guest");
+            qmp_fail(attach, err);
+        }
+        free(c);
+        return;
+    }
+    c->d = d;
+    c->attach = attach;
+    c->deadline_ns = clock_ns() + INTRODUCTION_NS;
+    strcpy(c->name, name);
     c->event = event_new(loop_base(d->loop), sock, EV_READ | EV_PERSIST, on_readable, c);
     if (!c->event || event_add(c->event, NULL) < 0) {
         abort();

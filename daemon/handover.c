@@ -15,7 +15,7 @@
 
 /* What the source knows about where the guest runs. */
 enum fate {
-    FATE_UNKNOWN,     /* the link broke */
+    FATE_UNKNOWN,     /* GO was sent, or may have been, and nothing came back */
     FATE_DESTINATION, /* it runs there */
     FATE_SOURCE,      /* it does not run there and never will */
 };
@@ -34,10 +34,12 @@ static void note_ready(struct outgoing *o, uint64_t load_ns)
 {
     struct job_downtime *d = &o->job->downtime;
     o->ready_ns = clock_ns();
-    uint64_t since = o->ready_ns - o->ram_done_ns;
-    load_ns = load_ns < since ? load_ns : since;
+    uint64_t known = atomic_load(&d->stop) + atomic_load(&d->ram);
+    uint64_t rest = o->ready_ns - o->stopped_ns;
+    rest = rest > known ? rest - known : 0;
+    load_ns = load_ns < rest ? load_ns : rest;
     atomic_store(&d->load, load_ns);
-    atomic_store(&d->state, since - load_ns);
+    atomic_store(&d->state, rest - load_ns);
 }
 
 static bool await_ready(struct outgoing *o, struct error **errp)
@@ -53,25 +55,23 @@ static bool await_ready(struct outgoing *o, struct error **errp)
 }
 
 /*
- * From here on a failure is no reason to resume.  Before it a cancel still is: it is looked for
- * once more after the VMM has answered, and not again.
+ * The last moment for a cancel: it is looked for once more after the VMM has answered, and not
+ * again. The guest counts as given away even when the answer is lost: take_back sorts it out.
  */
 static bool give_away(struct outgoing *o, struct error **errp)
 {
     struct wait w = job_guest_wait(o->job);
     struct guest *g = o->job->guest;
-    o->given_away = true; /* also when the answer is lost: take_back sorts it out */
+    o->given_away = true;
     return g->ops->give_away(g, o->job->uuid, &w, errp) && !wait_cancelled(&w, errp);
 }
 
-static enum fate fate_from_answer(const struct record *rec)
+/* Waits that nothing but the end of their patience cuts short: GO is out. */
+static void wait_for_fate(struct outgoing *o)
 {
-    static const enum fate fates[] = {
-        [ANSWER_RUNNING] = FATE_DESTINATION,
-        [ANSWER_FORGOTTEN] = FATE_SOURCE,
-    };
-    uint64_t answer = get_le64(rec->body);
-    return answer <= ANSWER_FORGOTTEN ? fates[answer] : FATE_UNKNOWN;
+    struct wait w = job_patient_wait(o->job);
+    w.cancel_fd = -1;
+    o->stream.read_wait = o->stream.write_wait = w;
 }
 
 /* Sends GO and reads what comes of it.  A FAIL is the destination's word that it never ran. */
@@ -79,52 +79,72 @@ static enum fate send_go(struct outgoing *o, struct error **errp)
 {
     struct record rec;
     struct error *err = NULL;
+    wait_for_fate(o);
     if (stream_write(&o->stream, RECORD_GO, NULL, 0, &err) &&
         record_expect(o->stream.reader, RECORD_RUNNING, &rec, &err)) {
         note_started(o);
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
         return FATE_DESTINATION;
     }
-    enum fate fate = strcmp(err->code, "peer-failed") == 0 ? FATE_SOURCE : FATE_UNKNOWN;
-    error_move(errp, err);
-    return fate;
+    if (strcmp(err->code, "peer-failed") == 0) {
+        error_move(errp, err);
+        return FATE_SOURCE;
+    }
+    log_info("guest %s: after GO: %s", o->job->guest_name, err->text);
+    error_free(err);
+    return FATE_UNKNOWN;
 }
 
-/* Puts a new channel in the place of the broken one. */
-static bool reconnect(struct outgoing *o, const struct wait *w)
+/* ---- an undecided handover ---- */
+
+/* Puts a new channel in the place of the broken one; it is only for asking. */
+static bool reconnect(struct outgoing *o)
 {
-    struct channel *channel = endpoint_connect(o->job->endpoint, w, NULL);
+    struct wait w = job_peer_wait(o->job);
+    w.cancel_fd = o->job->resolve_fd;
+    struct channel *channel = endpoint_connect(o->job->endpoint, &w, NULL);
     if (!channel) {
         return false;
     }
     stream_close(&o->stream);
-    stream_open(&o->stream, channel, w, w);
+    stream_open(&o->stream, channel, &w, &w);
     return true;
 }
 
-static enum fate ask_once(struct outgoing *o, const struct wait *w, struct error **errp)
+static enum fate ask_once(struct outgoing *o, struct error **errp)
 {
     struct record rec;
-    if (!reconnect(o, w) || !handshake_ask(&o->stream, o->job->uuid, NULL) ||
+    if (!reconnect(o) || !handshake_ask(&o->stream, o->job->uuid, NULL) ||
         !record_expect(o->stream.reader, RECORD_ANSWER, &rec, NULL)) {
         return FATE_UNKNOWN;
     }
-    if (get_le64(rec.body) == ANSWER_WAITING) {
+    switch (get_le64(rec.body)) {
+    case ANSWER_WAITING:
         return send_go(o, errp);
-    }
-    enum fate fate = fate_from_answer(&rec);
-    if (fate == FATE_DESTINATION) {
+    case ANSWER_RUNNING:
         note_started(o);
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
-    } else if (fate == FATE_SOURCE) {
+        return FATE_DESTINATION;
+    case ANSWER_FORGOTTEN:
+        stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
         error_set(errp, "peer-failed", "The destination gave the guest up before it ran");
+        return FATE_SOURCE;
+    default:
+        return FATE_UNKNOWN;
     }
-    return fate;
 }
 
-static enum fate resolved_fate(struct job *job, struct error **errp)
+static bool is_resolved(struct job *job, int timeout_ms)
 {
+    struct pollfd fd = {.fd = job->resolve_fd, .events = POLLIN};
+    return poll(&fd, 1, timeout_ms) > 0;
+}
+
+static enum fate resolved_fate(struct outgoing *o, struct error **errp)
+{
+    struct job *job = o->job;
     if (atomic_load(&job->resolution) == RESOLVE_DESTINATION) {
+        note_started(o);
         return FATE_DESTINATION;
     }
     error_set(errp, "handover-resolved",
@@ -132,27 +152,71 @@ static enum fate resolved_fate(struct job *job, struct error **errp)
     return FATE_SOURCE;
 }
 
-/* Asks until somebody knows.  Only an operator, or the end of the daemon, cuts it short. */
+/*
+ * Asks until somebody knows.  Only an operator cuts it short.  One who says that the guest is the
+ * destination's may find it still waiting for GO there: migrate-resolve there starts it.
+ */
 static enum fate decide(struct outgoing *o, struct error **errp)
 {
     struct job *job = o->job;
-    struct wait w = job_peer_wait(job);
-    struct pollfd fd = {.fd = job->resolve_fd, .events = POLLIN};
     enum fate fate = FATE_UNKNOWN;
-    w.cancel_fd = job->resolve_fd;
     job_set_handover(job, HANDOVER_UNDECIDED);
     log_warning("guest %s: the link broke in the handover: it is undecided where the guest runs",
                 job->guest_name);
     while (fate == FATE_UNKNOWN) {
-        if (poll(&fd, 1, ASK_INTERVAL_MS) > 0) {
-            return resolved_fate(job, errp);
+        if (is_resolved(job, ASK_INTERVAL_MS)) {
+            return resolved_fate(o, errp);
         }
         if (job->endpoint->ops->reconnects) {
-            fate = ask_once(o, &w, errp);
+            fate = ask_once(o, errp);
         }
     }
     return fate;
 }
+
+/* ---- one way ---- */
+
+/* Whoever took the bytes has the guest; a command that failed has not. */
+static enum fate finish_one_way(struct outgoing *o, struct error **errp)
+{
+    struct job *job = o->job;
+    struct wait w = job_patient_wait(job);
+    w.cancel_fd = job->resolve_fd;
+    for (;;) {
+        struct error *err = NULL;
+        if (channel_finish(o->stream.channel, &w, &err)) {
+            note_started(o);
+            return FATE_DESTINATION;
+        }
+        if (strcmp(err->code, "exec-failed") == 0) {
+            error_move(errp, err);
+            return FATE_SOURCE;
+        }
+        bool silent = strcmp(err->code, "timeout") == 0;
+        log_warning("guest %s: the stream is out, its taker has not ended well: %s",
+                    job->guest_name, err->text);
+        error_free(err);
+        job_set_handover(job, HANDOVER_UNDECIDED);
+        if (is_resolved(job, silent ? 0 : -1)) {
+            return resolved_fate(o, errp);
+        }
+    }
+}
+
+/* A pipe that breaks before GO is whole has given nothing away; its command may say why. */
+static enum fate go_one_way(struct outgoing *o, struct error **errp)
+{
+    struct error *err = NULL;
+    note_ready(o, 0);
+    wait_for_fate(o);
+    if (stream_write(&o->stream, RECORD_GO, NULL, 0, &err)) {
+        return finish_one_way(o, errp);
+    }
+    error_move(errp, err);
+    return FATE_SOURCE;
+}
+
+/* ---- the whole ---- */
 
 static bool conclude(struct outgoing *o, enum fate fate)
 {
@@ -173,41 +237,15 @@ static bool conclude(struct outgoing *o, enum fate fate)
     return true;
 }
 
-/* No READY, GO or RUNNING: whoever took the bytes has the guest. */
-static bool finish_one_way(struct outgoing *o, struct error **errp)
-{
-    struct wait w = job_patient_wait(o->job);
-    if (!channel_finish(o->stream.channel, &w, errp) || !give_away(o, errp)) {
-        return false;
-    }
-    note_ready(o, 0);
-    note_started(o);
-    return conclude(o, FATE_DESTINATION);
-}
-
 bool handover_source(struct outgoing *o, struct error **errp)
 {
-    if (!o->stream.channel->two_way) {
-        return finish_one_way(o, errp);
-    }
-    if (!await_ready(o, errp) || !give_away(o, errp)) {
+    bool two_way = o->stream.channel->two_way;
+    if ((two_way && !await_ready(o, errp)) || !give_away(o, errp)) {
         return false;
     }
-    struct wait w = job_patient_wait(o->job);
-    w.cancel_fd = o->job->resolve_fd; /* too late to cancel */
-    o->stream.read_wait = o->stream.write_wait = w;
-    struct error *err = NULL;
-    enum fate fate = send_go(o, &err);
+    enum fate fate = two_way ? send_go(o, errp) : go_one_way(o, errp);
     if (fate == FATE_UNKNOWN) {
-        error_free(err);
-        err = NULL;
-        fate = decide(o, &err);
+        fate = decide(o, errp);
     }
-    bool completed = conclude(o, fate);
-    if (completed) {
-        error_free(err);
-    } else {
-        error_move(errp, err);
-    }
-    return completed;
+    return conclude(o, fate);
 }

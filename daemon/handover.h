@@ -7,15 +7,20 @@
  *   source       tells libferry that the guest is given away, then sends GO
  *   destination  on GO runs the guest, answers RUNNING
  *   source       releases the guest, answers DONE
- * Until the source has given the guest away, any failure resumes it there, and the destination
- * forgets it.  From then on the source resumes only on the destination's word that it never ran and
- * never will.  When the link breaks in between, the job stays `device` with handover `undecided`:
- * the source reconnects and asks (ASK, answered by ANSWER), again and again, until it is told or an
- * operator decides with migrate-resolve.  The destination answers for a while after its part is
- * over; one that was READY and never heard GO waits as long, then forgets, and says so.
+ * Until the source has sent GO, any failure resumes the guest there, and the destination forgets
+ * it.  From then on the source resumes only on the destination's word that it never ran and never
+ * will.  When the link breaks in between, the job stays `device` with handover `undecided`: the
+ * source reconnects and asks (ASK, answered by ANSWER), again and again, until it is told or an
+ * operator decides with migrate-resolve.  The destination answers while it waits for GO, and for a
+ * while after its part is over; one that was READY and hears no GO for as long forgets, and says
+ * so.
  *
- * On a channel that goes one way there is no READY: the source is done when the other end has taken
- * everything and has closed, or exited well.
+ * A destination whose VMM was told to run and does not say whether it does is undecided as well.
+ *
+ * On a channel that goes one way there is no READY: GO follows END, and the stream ends there.
+ * Nobody can ask: the source is done when the other end has taken everything and closed, or exited
+ * with status 0.  A command that exits otherwise has failed, by its own word, and the source
+ * resumes; that is the one promise that exec: asks of its command.
  */
 #ifndef FERRY_DAEMON_HANDOVER_H
 #define FERRY_DAEMON_HANDOVER_H
@@ -32,7 +37,7 @@ enum handover_answer {
     ANSWER_RUNNING = 1,   /* it runs here */
     ANSWER_WAITING = 2,   /* it is ready and waits for GO, which may be sent on this channel */
     ANSWER_FORGOTTEN = 3, /* it does not run here and never will */
-    ANSWER_UNKNOWN = 4,   /* no such job */
+    ANSWER_UNKNOWN = 4,   /* no such job, or nobody knows */
 };
 
 /* After END.  False: the guest is to be resumed at the source. */

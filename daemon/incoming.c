@@ -50,27 +50,37 @@ static bool accept_source(struct incoming *in, struct error **errp)
     if (!channel) {
         return false;
     }
+    stream_close(&in->stream);
     stream_open(&in->stream, channel, &patient, &patient);
     in->stream.taken = &in->job->counters.transferred;
     return true;
 }
 
+/* The source of an earlier job may still ask what became of it: that is no migration. */
+static bool meet_source(struct incoming *in, struct error **errp)
+{
+    for (;;) {
+        if (!accept_source(in, errp) || !handshake_receive(&in->stream, in->ram, &in->peer, errp)) {
+            return false;
+        }
+        if (in->peer.kind == HANDSHAKE_MIGRATION) {
+            return true;
+        }
+        stream_write_u64(&in->stream, RECORD_ANSWER, ANSWER_UNKNOWN, NULL);
+    }
+}
+
+/* Accepts before the RAM is emptied: the source takes the time of the answer for the link's. */
 static bool introduce(struct incoming *in, struct error **errp)
 {
-    if (!handshake_receive(&in->stream, in->ram, &in->peer, errp)) {
-        return false;
-    }
-    if (in->peer.kind == HANDSHAKE_QUESTION) {
-        stream_write_u64(&in->stream, RECORD_ANSWER, ANSWER_UNKNOWN, NULL);
-        error_set(errp, "stream-order", "The source asked about another migration");
-        return false;
-    }
-    if (!ram_wipe(in->ram, errp)) {
+    struct wait w = job_peer_wait(in->job);
+    if (!meet_source(in, errp)) {
         return false;
     }
     job_set_uuid(in->job, in->peer.uuid);
     log_info("guest %s: the source's guest is '%s'", in->job->guest_name, in->peer.name);
-    return !in->peer.two_way || handshake_accept(&in->stream, errp);
+    return (!in->peer.two_way || handshake_accept(&in->stream, errp)) &&
+           ram_wipe(in->ram, &w, errp);
 }
 
 /* ---- records ---- */
@@ -91,8 +101,10 @@ static bool on_alive(struct incoming *in, struct record *rec, struct error **err
 
 static bool on_round(struct incoming *in, struct record *rec, struct error **errp)
 {
-    (void)errp;
     uint64_t pass = get_le64(rec->body);
+    if (pass <= atomic_load(&in->job->counters.rounds)) {
+        return out_of_place(rec, errp);
+    }
     atomic_store(&in->job->counters.rounds, pass);
     in->job->hooks.pass(in->job->hooks.opaque, in->job, pass);
     return true;
@@ -266,9 +278,8 @@ static bool load_state(struct incoming *in, struct error **errp)
 
 static bool receive(struct incoming *in, struct error **errp)
 {
-    return map_ram(in, errp) && start_listening(in, errp) && accept_source(in, errp) &&
-           introduce(in, errp) && take_records(in, errp) && load_state(in, errp) &&
-           handover_destination(in, errp);
+    return map_ram(in, errp) && start_listening(in, errp) && introduce(in, errp) &&
+           take_records(in, errp) && load_state(in, errp) && handover_destination(in, errp);
 }
 
 static bool init(struct incoming *in, struct job *job, struct error **errp)
@@ -285,32 +296,46 @@ static bool init(struct incoming *in, struct job *job, struct error **errp)
     return true;
 }
 
-static void fail(struct incoming *in, const struct error *why)
+/*
+ * Gives back what was received.  Not when the job was cancelled, which is to be quick: the RAM of a
+ * large guest takes seconds to free.  Never when the guest may run after all.
+ */
+static void free_ram(struct incoming *in)
 {
-    if (strcmp(why->code, "cancelled") == 0 && !job_aborted(in->job)) {
-        job_set_status(in->job, JOB_CANCELLING);
-    }
-    if (!in->in_doubt) {
-        stream_give_up(&in->stream, why);
-        ram_wipe(in->ram, NULL);
+    struct wait w = {.cancel_fd = -1};
+    if (!in->in_doubt && job_get_status(in->job) != JOB_CANCELLING) {
+        ram_wipe(in->ram, &w, NULL);
     }
 }
 
 void incoming_run(struct job *job)
 {
     struct incoming *in = calloc(1, sizeof(*in));
-    struct error *err = NULL;
+    struct error *err = NULL, *word = NULL;
     if (!in) {
         abort();
     }
     if (!init(in, job, &err) || !receive(in, &err)) {
-        fail(in, err);
+        err = job_begin_end(job, err);
+        word = error_copy(err);
+        free_ram(in);
     }
     ram_free(in->ram);
+    if (!in->offered) {
+        listener_close(in->listener); /* whoever sees the end may listen there again */
+        in->listener = NULL;
+    }
     job_end(job, err);
+    if (word && !in->in_doubt) {
+        stream_give_up(&in->stream, word);
+    }
     if (in->offered) {
         handover_linger(in);
     }
+    if (word) {
+        stream_drain(&in->stream);
+    }
+    error_free(word);
     stream_close(&in->stream);
     listener_close(in->listener);
     fd_close(&in->state_fd);

@@ -3,7 +3,8 @@
  * The destination of a migration, on the job's thread: listen, accept, introduce (setup); take what
  * comes (active, and device once the source's guest is stopped); load, handover.
  *
- * Whatever fails, the VMM is left as it was: waiting, with empty RAM, ready for another migration.
+ * Whatever fails, the VMM is left waiting with empty RAM, ready for another migration.  (After a
+ * cancel it is that one which empties the RAM.)
  */
 #ifndef FERRY_DAEMON_INCOMING_H
 #define FERRY_DAEMON_INCOMING_H
@@ -30,7 +31,7 @@ struct incoming {
     bool ended;   /* END was read */
     bool offered; /* READY was sent: the source may ask what became of it */
     bool running;
-    bool in_doubt; /* the VMM was told to run and did not say whether it does */
+    bool in_doubt; /* the VMM was told to run, and went away before it said whether it does */
 };
 
 /* A job's whole life; for job_start. */

@@ -43,18 +43,24 @@ const char *job_status_name(enum job_status status)
 
 /* ---- life ---- */
 
-static int make_eventfd(void)
+static bool open_mailbox(struct job *job, struct error **errp)
 {
-    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fd < 0) {
-        abort();
+    int *const fds[] = {&job->cancel_fd, &job->continue_fd, &job->resolve_fd, &job->quit_fd};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
+        *fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        ok = ok && *fds[i] >= 0;
     }
-    return fd;
+    if (!ok) {
+        error_set(errp, "system-error", "No descriptors left for a migration of guest '%s'",
+                  job->guest_name);
+    }
+    return ok;
 }
 
 struct job *job_new(enum job_direction direction, struct guest *guest, struct params *params,
                     const bool capabilities[CAPABILITY_COUNT], struct endpoint *endpoint,
-                    const struct job_hooks *hooks)
+                    const struct job_hooks *hooks, struct error **errp)
 {
     struct job *job = calloc(1, sizeof(*job));
     if (!job || getrandom(job->uuid, sizeof(job->uuid), 0) != sizeof(job->uuid)) {
@@ -68,11 +74,12 @@ struct job *job_new(enum job_direction direction, struct guest *guest, struct pa
     memcpy(job->capabilities, capabilities, sizeof(job->capabilities));
     job->endpoint = endpoint;
     job->hooks = *hooks;
-    job->cancel_fd = make_eventfd();
-    job->continue_fd = make_eventfd();
-    job->resolve_fd = make_eventfd();
     pthread_mutex_init(&job->lock, NULL);
     atomic_store(&job->counters.total, guest->ram);
+    if (!open_mailbox(job, errp)) {
+        job_unref(job);
+        return NULL;
+    }
     return job;
 }
 
@@ -93,9 +100,10 @@ void job_unref(struct job *job)
     error_free(job->error);
     error_free(job->abort_error);
     free(job->address);
-    close(job->cancel_fd);
-    close(job->continue_fd);
-    close(job->resolve_fd);
+    fd_close(&job->cancel_fd);
+    fd_close(&job->continue_fd);
+    fd_close(&job->resolve_fd);
+    fd_close(&job->quit_fd);
     pthread_mutex_destroy(&job->lock);
     free(job);
 }
@@ -110,6 +118,8 @@ static void *run_thread(void *arg)
     struct start start = *(struct start *)arg;
     free(arg);
     start.run(start.job);
+    guest_unref(start.job->guest);
+    start.job->guest = NULL;
     start.job->hooks.finished(start.job->hooks.opaque, start.job);
     job_unref(start.job);
     return NULL;
@@ -166,6 +176,14 @@ void job_resolve(struct job *job, enum job_resolution resolution)
     int none = RESOLVE_NONE;
     atomic_compare_exchange_strong(&job->resolution, &none, (int)resolution);
     ring(job->resolve_fd);
+    if (job->direction == JOB_INCOMING) {
+        ring(job->cancel_fd); /* what it waits for while undecided can be cancelled, too */
+    }
+}
+
+void job_quit(struct job *job)
+{
+    ring(job->quit_fd);
 }
 
 /* ---- what others read ---- */
@@ -216,6 +234,21 @@ static bool is_cancel(const struct error *err)
     return strcmp(err->code, "cancelled") == 0;
 }
 
+struct error *job_begin_end(struct job *job, struct error *err)
+{
+    pthread_mutex_lock(&job->lock);
+    if (is_cancel(err) && job->abort_error) {
+        error_free(err);
+        err = job->abort_error;
+        job->abort_error = NULL;
+    }
+    pthread_mutex_unlock(&job->lock);
+    if (is_cancel(err)) {
+        job_set_status(job, JOB_CANCELLING);
+    }
+    return err;
+}
+
 void job_end(struct job *job, struct error *err)
 {
     if (!err) {
@@ -223,29 +256,14 @@ void job_end(struct job *job, struct error *err)
         return;
     }
     pthread_mutex_lock(&job->lock);
-    bool cancelled = is_cancel(err) && !job->abort_error;
-    if (is_cancel(err) && job->abort_error) {
-        error_free(err);
-        err = job->abort_error;
-        job->abort_error = NULL;
-    }
     job->error = err;
     pthread_mutex_unlock(&job->lock);
-    if (cancelled) {
-        if (job_get_status(job) != JOB_CANCELLING) {
-            job_set_status(job, JOB_CANCELLING);
-        }
+    if (is_cancel(err)) {
         job_set_status(job, JOB_CANCELLED);
         return;
     }
     log_warning("guest %s: %s", job->guest_name, err->text);
     job_set_status(job, JOB_FAILED);
-}
-
-bool job_aborted(struct job *job)
-{
-    LOCK_SCOPE(&job->lock);
-    return job->abort_error != NULL;
 }
 
 void job_set_uuid(struct job *job, const uint8_t uuid[GUEST_UUID_SIZE])

@@ -87,7 +87,7 @@ struct job {
     _Atomic int refs;
     /* Constant once started. */
     enum job_direction direction;
-    struct guest *guest;
+    struct guest *guest; /* the thread's, which drops it: a job's record holds no guest's memory */
     char guest_name[GUEST_NAME_SIZE];
     struct params *params; /* shared with the guest's entry, which changes them */
     bool capabilities[CAPABILITY_COUNT];
@@ -99,6 +99,7 @@ struct job {
     int cancel_fd;
     int continue_fd;
     int resolve_fd;
+    int quit_fd;            /* the daemon ends: what has outlived the job's end stops */
     _Atomic int resolution; /* enum job_resolution */
 
     pthread_mutex_t lock;          /* uuid, error, abort_error, address */
@@ -108,17 +109,18 @@ struct job {
     char *address;                 /* where an incoming job listens */
 
     /* The job's thread writes, anybody reads. */
-    _Atomic int status;   /* enum job_status */
-    _Atomic int handover; /* enum job_handover */
+    _Atomic int status;       /* enum job_status */
+    _Atomic int handover;     /* enum job_handover */
+    _Atomic bool pass_posted; /* a MIGRATION_PASS is on its way to the main thread */
     struct job_times times;
     struct job_downtime downtime;
     struct job_counters counters;
 };
 
-/* Takes over `endpoint`; takes references to the guest. */
+/* Takes over `endpoint`; takes references to the guest.  NULL: out of descriptors. */
 struct job *job_new(enum job_direction direction, struct guest *guest, struct params *params,
                     const bool capabilities[CAPABILITY_COUNT], struct endpoint *endpoint,
-                    const struct job_hooks *hooks);
+                    const struct job_hooks *hooks, struct error **errp);
 
 /* Starts the thread with `run`, which ends in a terminal status. */
 bool job_start(struct job *job, void (*run)(struct job *job), struct error **errp);
@@ -133,6 +135,7 @@ void job_cancel(struct job *job);
 void job_abort(struct job *job, struct error *err);
 void job_continue(struct job *job);
 void job_resolve(struct job *job, enum job_resolution resolution);
+void job_quit(struct job *job);
 
 static inline enum job_status job_get_status(struct job *job)
 {
@@ -152,11 +155,15 @@ char *job_get_address(struct job *job);
 
 void job_set_status(struct job *job, enum job_status status);
 
-/* The end: cleaned up before.  `err` is taken over; NULL: completed. */
-void job_end(struct job *job, struct error *err);
+/*
+ * The end of a job that did not complete, before it is cleaned up: decides whether it fails or is
+ * cancelled (and then says `cancelling`).  Takes over `err`, why its work stopped; the answer is
+ * the reason to tell, and to give to job_end.
+ */
+struct error *job_begin_end(struct job *job, struct error *err);
 
-/* Whether a cancel is in truth an abort, and the job will fail rather than be cancelled. */
-bool job_aborted(struct job *job);
+/* The end, cleaned up before.  `err` is taken over; NULL: completed. */
+void job_end(struct job *job, struct error *err);
 
 void job_set_uuid(struct job *job, const uint8_t uuid[GUEST_UUID_SIZE]);
 void job_set_address(struct job *job, const char *address);

@@ -45,19 +45,24 @@ static struct entry *entry_of(struct ferryd *d, const struct job *job)
 /* ---- on the main thread ---- */
 
 /* A migrate-incoming is answered once it listens, or can't. */
-static void answer_incoming(struct ferryd *d, struct job *job, struct error *err)
+static void answer_incoming(struct entry *e, struct error *err)
 {
-    struct entry *e = entry_of(d, job);
-    if (!e || !e->incoming) {
+    struct qmp_request *req = e ? e->incoming : NULL;
+    if (!req) {
         error_free(err);
-        return;
-    }
-    if (err) {
-        qmp_fail(e->incoming, err);
+    } else if (err) {
+        qmp_fail(req, err);
     } else {
-        qmp_return(e->incoming, NULL);
+        qmp_return(req, NULL);
     }
-    e->incoming = NULL;
+    if (e) {
+        e->incoming = NULL;
+    }
+}
+
+void jobs_answer_incoming(struct entry *e)
+{
+    answer_incoming(e, e->job ? job_get_error(e->job) : NULL);
 }
 
 static void on_status(void *arg)
@@ -68,7 +73,7 @@ static void on_status(void *arg)
         news->d->qmp, "MIGRATION",
         json_pack("{s:s, s:s}", "status", job_status_name(status), "guest", news->job->guest_name));
     if (job_status_is_terminal(status)) {
-        answer_incoming(news->d, news->job, job_get_error(news->job));
+        answer_incoming(entry_of(news->d, news->job), job_get_error(news->job));
     }
     news_free(news);
 }
@@ -76,6 +81,7 @@ static void on_status(void *arg)
 static void on_pass(void *arg)
 {
     struct news *news = arg;
+    atomic_store(&news->job->pass_posted, false);
     qmp_event(
         news->d->qmp, "MIGRATION_PASS",
         json_pack("{s:I, s:s}", "pass", (json_int_t)news->value, "guest", news->job->guest_name));
@@ -85,7 +91,7 @@ static void on_pass(void *arg)
 static void on_listening(void *arg)
 {
     struct news *news = arg;
-    answer_incoming(news->d, news->job, NULL);
+    answer_incoming(entry_of(news->d, news->job), NULL);
     news_free(news);
 }
 
@@ -117,9 +123,13 @@ static void hook_status(void *opaque, struct job *job, enum job_status status)
     post_news(opaque, job, status, on_status);
 }
 
+/* One at a time: a job, or a peer, that goes through its rounds faster than the loop does not pile
+ * up events. */
 static void hook_pass(void *opaque, struct job *job, uint64_t pass)
 {
-    post_news(opaque, job, pass, on_pass);
+    if (!atomic_exchange(&job->pass_posted, true)) {
+        post_news(opaque, job, pass, on_pass);
+    }
 }
 
 static void hook_listening(void *opaque, struct job *job)
@@ -148,7 +158,11 @@ bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
         .finished = hook_finished,
         .opaque = d,
     };
-    struct job *job = job_new(direction, e->guest, e->params, e->capabilities, endpoint, &hooks);
+    struct job *job =
+        job_new(direction, e->guest, e->params, e->capabilities, endpoint, &hooks, errp);
+    if (!job) {
+        return false;
+    }
     struct live_job *live = calloc(1, sizeof(*live));
     if (!live) {
         abort();
@@ -185,6 +199,7 @@ void jobs_quit(struct ferryd *d)
     TAILQ_FOREACH(live, &d->live, link)
     {
         job_cancel(live->job);
+        job_quit(live->job);
     }
     d->deadline = event_new(loop_base(d->loop), -1, 0, on_deadline, d);
     if (TAILQ_EMPTY(&d->live) || !d->deadline || event_add(d->deadline, &deadline) < 0) {

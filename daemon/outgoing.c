@@ -52,11 +52,8 @@ static bool connect_peer(struct outgoing *o, struct error **errp)
 static bool start_logging(struct outgoing *o, struct error **errp)
 {
     struct wait w = job_guest_wait(o->job);
-    uint64_t start = clock_ns();
     o->logging = true; /* also when it fails half-way: log_stop undoes all of it */
-    bool ok = o->job->guest->ops->log_start(o->job->guest, &w, errp);
-    o->request_ns = clock_ns() - start;
-    return ok;
+    return o->job->guest->ops->log_start(o->job->guest, &w, errp);
 }
 
 /* ---- rounds ---- */
@@ -69,7 +66,10 @@ static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
     for (unsigned i = 0; i < ram->count; i++) {
         dirty[i] = ram->blocks[i].dirty;
     }
-    return o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
+    uint64_t start = clock_ns();
+    bool ok = o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
+    o->request_ns = clock_ns() - start;
+    return ok;
 }
 
 static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t count,
@@ -77,6 +77,9 @@ static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t
 {
     struct outgoing *o = opaque;
     struct wait w = job_guest_wait(o->job);
+    if (wait_cancelled(&w, errp)) {
+        return false; /* chunks of zeroes may go by without a request or a write */
+    }
     return o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
 }
 
@@ -218,8 +221,7 @@ static bool send_last_round(struct outgoing *o, struct error **errp)
         !run_round(o, RAM_ROUND_STOPPED, errp)) {
         return false;
     }
-    o->ram_done_ns = clock_ns();
-    atomic_store(&o->job->downtime.ram, o->ram_done_ns - start);
+    atomic_store(&o->job->downtime.ram, clock_ns() - start);
     return true;
 }
 
@@ -262,17 +264,16 @@ static bool send_state_file(struct outgoing *o, int fd, uint64_t size, struct er
     return ok && stream_write(&o->stream, RECORD_STATE_END, end, sizeof(end), errp);
 }
 
-static bool send_state(struct outgoing *o, struct error **errp)
+static int save_state(struct outgoing *o, struct error **errp)
 {
     struct wait w = job_guest_wait(o->job);
     struct stat st = {0};
-    CLEANUP_CLOSE int fd = o->job->guest->ops->save_state(o->job->guest, &w, errp);
-    if (fd < 0) {
-        return false;
+    int fd = o->job->guest->ops->save_state(o->job->guest, &w, errp);
+    if (fd >= 0) {
+        fstat(fd, &st);
+        o->state_bytes = (uint64_t)st.st_size;
     }
-    fstat(fd, &st);
-    o->state_bytes = (uint64_t)st.st_size;
-    return send_state_file(o, fd, o->state_bytes, errp);
+    return fd;
 }
 
 static bool send_end(struct outgoing *o, struct error **errp)
@@ -290,7 +291,10 @@ static bool send_device(struct outgoing *o, struct error **errp)
     uint64_t sent = o->stream.sent;
     job_set_status(o->job, JOB_DEVICE);
     bool verify = o->job->capabilities[CAPABILITY_VERIFY];
-    bool ok = send_last_round(o, errp) && send_state(o, errp) &&
+    /* Saved first: a VMM may write RAM, or tell of writes, as it does. */
+    CLEANUP_CLOSE int state = save_state(o, errp);
+    bool ok = state >= 0 && send_last_round(o, errp) &&
+              send_state_file(o, state, o->state_bytes, errp) &&
               (!verify || verify_send(o->ram, &o->stream.sink, errp)) && send_end(o, errp);
     if (!ok) {
         stream_prefer_peers_word(&o->stream, errp);
@@ -320,9 +324,6 @@ static void undo(struct outgoing *o, const struct error *why)
     if (o->logging) {
         g->ops->log_stop(g);
     }
-    if (o->stream.channel) {
-        stream_give_up(&o->stream, why);
-    }
 }
 
 static bool migrate(struct outgoing *o, struct error **errp)
@@ -351,21 +352,27 @@ static bool migrate(struct outgoing *o, struct error **errp)
 void outgoing_run(struct job *job)
 {
     struct outgoing *o = calloc(1, sizeof(*o));
-    struct error *err = NULL;
+    struct error *err = NULL, *word = NULL;
     if (!o) {
         abort();
     }
     o->job = job;
     o->ram = ram_new();
-    bool ok = migrate(o, &err);
-    if (!ok) {
-        if (strcmp(err->code, "cancelled") == 0 && !job_aborted(job)) {
-            job_set_status(job, JOB_CANCELLING);
-        }
+    if (!migrate(o, &err)) {
+        err = job_begin_end(job, err);
+        word = error_copy(err);
         undo(o, err);
     }
+    if (o->stream.channel && !o->stream.channel->two_way) {
+        stream_close(&o->stream); /* nobody to tell; a command ends here */
+    }
+    job_end(job, err);
+    if (word) {
+        stream_give_up(&o->stream, word);
+        stream_drain(&o->stream);
+    }
+    error_free(word);
     stream_close(&o->stream);
     ram_free(o->ram);
-    job_end(job, err);
     free(o);
 }

@@ -27,8 +27,7 @@ struct outgoing {
     uint64_t request_ns; /* what one request to the VMM takes */
     uint64_t peer_ns;    /* what one exchange with the peer takes */
     uint64_t stopped_ns; /* when the stop was asked for */
-    uint64_t ram_done_ns; /* when the last round was over */
-    uint64_t ready_ns;    /* when the destination was ready */
+    uint64_t ready_ns;   /* when the destination was ready */
     uint64_t state_bytes;
     bool logging;
     bool stopped; /* a stop was asked for: the guest must be resumed */

@@ -108,6 +108,7 @@ static size_t allow(void *opaque, size_t want, struct error **errp)
         p->spent += (double)(p->stream->sent - p->counted);
         p->counted = p->stream->sent;
         open_windows(p, now, budget);
+        p->spent = limit ? p->spent : 0; /* what went without a limit is owed to none */
         if (new_window) {
             pace_publish(p);
         }

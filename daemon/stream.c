@@ -12,6 +12,9 @@ static bool sink_write(void *opaque, struct iovec *iov, int iovcnt, struct error
 {
     struct stream *s = opaque;
     uint64_t bytes = 0;
+    if (wait_cancelled(&s->write_wait, errp)) {
+        return false; /* a peer that takes everything at once must not keep us from noticing */
+    }
     for (int i = 0; i < iovcnt; i++) {
         bytes += iov[i].iov_len;
     }
@@ -28,6 +31,9 @@ static bool sink_write(void *opaque, struct iovec *iov, int iovcnt, struct error
 static long source_read(void *opaque, void *buf, size_t room, struct error **errp)
 {
     struct stream *s = opaque;
+    if (wait_cancelled(&s->read_wait, errp)) {
+        return -1;
+    }
     ssize_t n = channel_read(s->channel, buf, room, &s->read_wait, errp);
     if (n > 0 && s->taken) {
         atomic_fetch_add_explicit(s->taken, (uint64_t)n, memory_order_relaxed);
@@ -55,6 +61,15 @@ void stream_close(struct stream *s)
     s->reader = NULL;
 }
 
+void stream_take(struct stream *s, struct stream *from)
+{
+    struct channel *channel = from->channel;
+    from->channel = NULL;
+    stream_close(s);
+    stream_open(s, channel, &from->read_wait, &from->write_wait);
+    stream_close(from);
+}
+
 bool stream_write_raw(struct stream *s, const void *bytes, size_t length, struct error **errp)
 {
     struct iovec iov = {.iov_base = (void *)bytes, .iov_len = length};
@@ -79,16 +94,6 @@ bool stream_readable(struct stream *s)
     return record_reader_buffered(s->reader) || channel_readable(s->channel);
 }
 
-/* Reads what the peer still sends, so that closing does not throw away what it has not read. */
-static void drain(struct stream *s)
-{
-    char ignored[4096];
-    uint64_t end = clock_ns() + FAREWELL_MS * NS_PER_MS;
-    while (clock_ns() < end &&
-           channel_read(s->channel, ignored, sizeof(ignored), &s->read_wait, NULL) > 0) {
-    }
-}
-
 void stream_give_up(struct stream *s, const struct error *err)
 {
     if (!s->channel) {
@@ -99,9 +104,19 @@ void stream_give_up(struct stream *s, const struct error *err)
     s->read_wait = s->write_wait = farewell;
     size_t length = strlen(err->text);
     stream_write(s, RECORD_FAIL, err->text, length < 1024 ? length : 1024, NULL);
-    if (s->channel->two_way) {
-        channel_end_writing(s->channel);
-        drain(s);
+}
+
+void stream_drain(struct stream *s)
+{
+    char ignored[4096];
+    uint64_t end = clock_ns() + FAREWELL_MS * NS_PER_MS;
+    if (!s->channel || !s->channel->two_way) {
+        return;
+    }
+    channel_end_writing(s->channel);
+    s->read_wait = (struct wait){.cancel_fd = -1, .timeout_ms = FAREWELL_MS, .what = "the peer"};
+    while (clock_ns() < end &&
+           channel_read(s->channel, ignored, sizeof(ignored), &s->read_wait, NULL) > 0) {
     }
 }
 

@@ -28,6 +28,9 @@ void stream_open(struct stream *s, struct channel *channel, const struct wait *r
                  const struct wait *write_wait);
 void stream_close(struct stream *s); /* again is allowed */
 
+/* Closes `s` and gives it the channel of `from`, of which nothing must be buffered. */
+void stream_take(struct stream *s, struct stream *from);
+
 bool stream_write_raw(struct stream *s, const void *bytes, size_t length, struct error **errp);
 bool stream_write(struct stream *s, uint32_t type, const void *body, size_t length,
                   struct error **errp);
@@ -38,11 +41,14 @@ bool stream_write_u64(struct stream *s, uint32_t type, uint64_t value, struct er
 /* Whether a record has come, or the end of the stream; never waits. */
 bool stream_readable(struct stream *s);
 
-/*
- * Tells the peer that this end gives up, as well as that can be told: `err`'s text, then the end of
- * the stream, then a moment for the peer to read it.
- */
+/* Tells the peer that this end gives up and why, as well as that can be told in a moment. */
 void stream_give_up(struct stream *s, const struct error *err);
+
+/*
+ * Ends the stream so that the peer can read all of it: a socket closed with unread bytes would
+ * throw away what was sent.  Takes a moment; closing is left to stream_close.
+ */
+void stream_drain(struct stream *s);
 
 /*
  * After a failed write: a peer that gave up has said why before it closed, and that is the better
