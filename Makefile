@@ -96,14 +96,19 @@ $(BUILD)/libferry.so.0: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libferry.so.0 -o $@ $^ -pthread
 	ln -sf libferry.so.0 $(BUILD)/libferry.so
 
+$(BUILD)/ferryd.service: systemd/ferryd.service.in Makefile
+	@mkdir -p $(@D)
+	sed -e 's,@prefix@,$(prefix),' $< >$@
+
 $(BUILD)/libferry.pc: guest/libferry.pc.in Makefile
+	@mkdir -p $(@D)
 	sed -e 's,@prefix@,$(prefix),' -e 's,@libdir@,$(libdir),' -e 's,@version@,$(VERSION),' $< >$@
 
 include contrib/vmm/vmm.mk contrib/guests/guests.mk tests/system/scripted.mk
 include tests/unit/unit.mk tests/bench/bench.mk
 
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
-	$(BUILD)/libferry.pc
+	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
 
 .PHONY: all deps demo check check-run check-asan check-tsan bench soak lint layers tidy cppcheck \
 	generated fuzz install uninstall clean
@@ -172,12 +177,15 @@ install: $(PROGRAMS)
 	install -D -m 644 $(BUILD)/libferry.a $(DESTDIR)$(libdir)/libferry.a
 	install -D -m 755 $(BUILD)/libferry.so.0 $(DESTDIR)$(libdir)/libferry.so.0
 	ln -sf libferry.so.0 $(DESTDIR)$(libdir)/libferry.so
+	install -D -m 644 $(BUILD)/ferryd.service \
+		$(DESTDIR)$(prefix)/lib/systemd/system/ferryd.service
 	install -D -m 644 $(BUILD)/libferry.pc $(DESTDIR)$(libdir)/pkgconfig/libferry.pc
 
 uninstall:
 	rm -f $(DESTDIR)$(prefix)/sbin/ferryd $(DESTDIR)$(prefix)/include/libferry.h \
 		$(DESTDIR)$(libdir)/libferry.a $(DESTDIR)$(libdir)/libferry.so.0 \
-		$(DESTDIR)$(libdir)/libferry.so $(DESTDIR)$(libdir)/pkgconfig/libferry.pc
+		$(DESTDIR)$(libdir)/libferry.so $(DESTDIR)$(libdir)/pkgconfig/libferry.pc \
+		$(DESTDIR)$(prefix)/lib/systemd/system/ferryd.service
 
 clean:
 	rm -rf build

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What the machine can do: a sender and a receiver that move a memfd's bytes into another, fresh
- * one over loopback TCP in the fastest way known, and nothing else.  write from the mapping; read to
- * a warm buffer, pwrite.  Prints "SECONDS SENDER_CPU RECEIVER_CPU".
+ * one over loopback TCP in the fastest way known, and nothing else.  write from the mapping; read
+ * to a warm buffer, pwrite.  Prints "SECONDS SENDER_CPU RECEIVER_CPU".
  *
  * plain_pair MIB; plain_pair MIB warm only touches that much memory and frees it.
  */
@@ -104,8 +104,8 @@ static void receive_all(int sock, int fd, size_t size)
 }
 
 /*
- * Virtual machines give free memory back to their host, and taking it again costs more than all that
- * is measured here.  Touching as much just before makes both of a pair find it at hand.
+ * Virtual machines give free memory back to their host, and taking it again costs more than all
+ * that is measured here.  Touching as much just before makes both of a pair find it at hand.
  */
 static void warm_memory(size_t size)
 {
