@@ -47,9 +47,9 @@ struct ferryd {
     struct loop *loop;
     struct qmp_server *qmp;
     struct entries entries;
-    TAILQ_HEAD(, live_job) live;
-    TAILQ_HEAD(, connection) connections;
-    TAILQ_HEAD(, named_fd) fds;
+    TAILQ_HEAD(live_jobs, live_job) live;
+    TAILQ_HEAD(connections, connection) connections;
+    TAILQ_HEAD(named_fds, named_fd) fds;
     unsigned gone;      /* entries whose VMM is not connected */
     unsigned strangers; /* connections that have not introduced a guest */
     int guests_fd;

@@ -431,7 +431,7 @@ static void on_tick(evutil_socket_t fd, short events, void *arg)
 
 bool guests_init(struct ferryd *d, int fd, struct error **errp)
 {
-    struct timeval tick = {.tv_usec = TICK_MS * 1000};
+    struct timeval tick = {.tv_usec = TICK_MS * 1000L};
     struct event_base *base = loop_base(d->loop);
     d->guests_fd = fd;
     d->guests_event = event_new(base, fd, EV_READ | EV_PERSIST, on_connect, d);

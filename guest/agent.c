@@ -263,7 +263,7 @@ static void make_printable(char text[WIRE_TEXT_SIZE])
 {
     text[WIRE_TEXT_SIZE - 1] = '\0';
     for (char *c = text; *c; c++) {
-        *c = *c >= ' ' && *c < 0x7f ? *c : '?';
+        *c = (char)(*c >= ' ' && *c < 0x7f ? *c : '?');
     }
 }
 

@@ -34,7 +34,7 @@ struct agent {
     int reply_fd; /* eventfd: a reply for the job's thread, or the loss of the VMM */
 
     pthread_mutex_t lock; /* calls and their done and lost, last_seq, lost */
-    TAILQ_HEAD(, agent_call) calls;
+    TAILQ_HEAD(agent_calls, agent_call) calls;
     uint64_t last_seq;
     bool lost;
 

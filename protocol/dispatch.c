@@ -19,7 +19,7 @@ bool dispatch_init(struct dispatch *dispatch, const struct schema *schema, struc
 {
     *dispatch = (struct dispatch){
         .index = json_object(),
-        .commands = calloc(count_names(schema), sizeof(*dispatch->commands)),
+        .commands = calloc(count_names(schema) + 1, sizeof(*dispatch->commands)),
     };
     if (!dispatch->index || !dispatch->commands) {
         error_set(errp, "control-setup", "No memory for the command table");

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 /* After accept failed for want of descriptors or memory: time for some to become free. */
-static const struct timeval accept_pause = {.tv_usec = 100 * 1000};
+static const struct timeval accept_pause = {.tv_usec = 100 * 1000L};
 
 struct listener {
     LIST_ENTRY(listener) link;

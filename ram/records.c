@@ -94,7 +94,7 @@ bool record_write(const struct record_sink *sink, uint32_t type, const void *bod
 
 void stream_preamble(uint8_t out[STREAM_PREAMBLE_SIZE], uint32_t flags)
 {
-    memcpy(out, STREAM_MAGIC, 8);
+    put_le64(out, STREAM_MAGIC);
     put_le32(out + 8, STREAM_VERSION);
     put_le32(out + 12, flags);
 }
@@ -102,7 +102,7 @@ void stream_preamble(uint8_t out[STREAM_PREAMBLE_SIZE], uint32_t flags)
 bool stream_check_preamble(const uint8_t in[STREAM_PREAMBLE_SIZE], uint32_t *flags,
                            struct error **errp)
 {
-    if (memcmp(in, STREAM_MAGIC, 8) != 0) {
+    if (get_le64(in) != STREAM_MAGIC) {
         error_set(errp, "not-a-stream", "The peer sends no ferry migration stream (wrong magic)");
         return false;
     }
@@ -313,7 +313,7 @@ void record_fail_text(const struct record *rec, char *text, size_t size)
     size_t n = rec->length < size ? (size_t)rec->length : size - 1;
     for (size_t i = 0; i < n; i++) {
         uint8_t c = rec->body[i];
-        text[i] = c >= 0x20 && c < 0x7f ? (char)c : '?';
+        text[i] = (char)(c >= 0x20 && c < 0x7f ? c : '?');
     }
     text[n] = '\0';
 }

@@ -149,7 +149,7 @@ static int listen_on(const struct addrinfo *ai)
 /* The URI of where `fd` listens, with the port that the kernel chose. */
 static void bound_uri(int fd, char *uri, size_t size)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_storage addr = {0};
     socklen_t length = sizeof(addr);
     char host[NI_MAXHOST], port[NI_MAXSERV];
     getsockname(fd, (struct sockaddr *)&addr, &length);
