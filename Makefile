@@ -34,7 +34,8 @@ endif
 
 PKGS := jansson libevent_core libevent_pthreads libxxhash
 
-CFLAGS ?= -O2 -g
+CFLAGS  ?= -O2 -g
+OBJCOPY ?= objcopy
 ifneq ($(SANITIZE),)
 CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1
 endif
@@ -88,7 +89,12 @@ $(ENGINE): $(call objects,$(ENGINE_SOURCES)) $(BUILD)/obj/control_schema.o
 $(BUILD)/ferryd: $(call objects,daemon/main.c) $(ENGINE)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(FERRY_LIBS)
 
-$(BUILD)/libferry.a: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
+# One object with only the public names left: a VMM's own names can't collide with ours.
+$(BUILD)/pic/libferry.o: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
+	$(LD) -r -o $@ $^
+	$(OBJCOPY) --localize-hidden $@
+
+$(BUILD)/libferry.a: $(BUILD)/pic/libferry.o
 	rm -f $@
 	$(AR) rcs $@ $^
 

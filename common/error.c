@@ -14,7 +14,7 @@ static const char *const class_names[] = {
 };
 
 /* Errors are made when little else works, so running out of memory here ends the process. */
-static char *format_text(const char *format, va_list args)
+__attribute__((format(printf, 1, 0))) static char *format_text(const char *format, va_list args)
 {
     char *text = NULL;
     if (vasprintf(&text, format, args) < 0) {

@@ -117,8 +117,8 @@ static void cmd_migrate_cancel(struct qmp_request *req, json_t *args, void *opaq
 static void cmd_migrate_continue(struct qmp_request *req, json_t *args, void *opaque)
 {
     struct ferryd *d = opaque;
-    struct entry *e = command_entry(d, req, args);
     const char *state = json_string_value(json_object_get(args, "state"));
+    struct entry *e = command_entry(d, req, args); /* without one, args are gone */
     if (!e) {
         return;
     }

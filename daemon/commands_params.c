@@ -119,9 +119,9 @@ static void cmd_set_speed(struct qmp_request *req, json_t *args, void *opaque)
 /* Seconds, unlike everywhere else. */
 static void cmd_set_downtime(struct qmp_request *req, json_t *args, void *opaque)
 {
-    struct entry *e = command_entry(opaque, req, args);
     const struct param_info *info = &param_infos[PARAM_DOWNTIME_LIMIT];
     double seconds = json_number_value(json_object_get(args, "value"));
+    struct entry *e = command_entry(opaque, req, args); /* without one, args are gone */
     if (!e) {
         return;
     }

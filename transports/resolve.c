@@ -86,6 +86,9 @@ static struct addrinfo *resolve_by_thread(const char *host, const char *port,
         struct wait named = *w;
         named.what = "the name service";
         if (wait_fd(l->done_fd, POLLIN, &named, errp)) {
+            uint64_t one; /* reading, unlike polling, is known to order what was written before */
+            ssize_t ignored = read(l->done_fd, &one, sizeof(one));
+            (void)ignored;
             found = check_result(host, l->result, l->found, errp);
             l->found = NULL;
         }
