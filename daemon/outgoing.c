@@ -88,6 +88,13 @@ static uint64_t remaining_bytes(const struct outgoing *o)
     return atomic_load(&o->job->counters.ram.remaining) << RAM_PAGE_SHIFT;
 }
 
+/* As in the reference, each synchronisation is a pass, also the one that decides to stop. */
+static void count_pass(struct outgoing *o)
+{
+    uint64_t pass = atomic_fetch_add(&o->job->counters.rounds, 1) + 1;
+    o->job->hooks.pass(o->job->hooks.opaque, o->job, pass);
+}
+
 /* Takes over what was written, and with it the rate at which the guest writes. */
 static bool sync_dirty(struct outgoing *o, struct error **errp)
 {
@@ -102,17 +109,15 @@ static bool sync_dirty(struct outgoing *o, struct error **errp)
         atomic_store(&c->dirty_rate, (uint64_t)(per_second + 0.5));
     }
     o->synced_ns = now;
-    atomic_fetch_add(&c->rounds, 1);
+    count_pass(o);
     return true;
 }
 
 static bool announce_round(struct outgoing *o, struct error **errp)
 {
     uint8_t body[16];
-    uint64_t pass = atomic_load(&o->job->counters.rounds);
-    put_le64(body, pass);
+    put_le64(body, atomic_load(&o->job->counters.rounds));
     put_le64(body + 8, remaining_bytes(o) >> RAM_PAGE_SHIFT);
-    o->job->hooks.pass(o->job->hooks.opaque, o->job, pass);
     return stream_write(&o->stream, RECORD_ROUND, body, sizeof(body), errp);
 }
 
@@ -162,7 +167,7 @@ static bool run_rounds(struct outgoing *o, struct error **errp)
     if (!tracker_sync(o, o->ram, errp)) {
         return false;
     }
-    atomic_fetch_add(&o->job->counters.rounds, 1);
+    count_pass(o);
     uint64_t before = remaining_bytes(o);
     for (enum ram_round kind = RAM_ROUND_FIRST;; kind = RAM_ROUND_LATER) {
         if (!run_round(o, kind, errp) || !sync_dirty(o, errp)) {

@@ -34,34 +34,25 @@ static void set_ms_real(json_t *object, const char *key, _Atomic uint64_t *ns)
     set_real(object, key, ns_to_ms(atomic_load(ns)));
 }
 
-/* An outgoing job counts what it sent, an incoming one what it put into place. */
-static uint64_t normal_pages(struct job *job)
+/* `normal` and `duplicate`: an outgoing job counts what it sent, an incoming what it put in place.
+ */
+static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status status)
 {
-    return job->direction == JOB_OUTGOING ? atomic_load(&job->counters.ram.normal)
-                                          : atomic_load(&job->counters.load.normal);
-}
-
-static uint64_t duplicate_pages(struct job *job)
-{
-    return job->direction == JOB_OUTGOING ? atomic_load(&job->counters.ram.duplicate)
-                                          : atomic_load(&job->counters.load.duplicate);
-}
-
-static json_t *ram_info(struct job *job, enum job_status status)
-{
-    struct job_counters *c = &job->counters;
+    uint64_t normal = atomic_load(outgoing ? &c->ram.normal : &c->load.normal);
+    uint64_t duplicate = atomic_load(outgoing ? &c->ram.duplicate : &c->load.duplicate);
     uint64_t remaining = atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT;
     uint64_t transferred = atomic_load(&c->transferred);
     uint64_t in_downtime = atomic_load(&c->downtime_bytes);
+    bool completed = status == JOB_COMPLETED;
     json_t *ram = json_object();
     set_int(ram, "transferred", transferred);
-    set_int(ram, "remaining", status == JOB_COMPLETED ? 0 : remaining);
+    set_int(ram, "remaining", completed ? 0 : remaining);
     set_int(ram, "total", atomic_load(&c->total));
-    set_int(ram, "duplicate", duplicate_pages(job));
+    set_int(ram, "duplicate", duplicate);
     set_int(ram, "skipped", atomic_load(&c->ram.skipped));
-    set_int(ram, "normal", normal_pages(job));
-    set_int(ram, "normal-bytes", normal_pages(job) << RAM_PAGE_SHIFT);
-    set_int(ram, "dirty-pages-rate", status == JOB_COMPLETED ? 0 : atomic_load(&c->dirty_rate));
+    set_int(ram, "normal", normal);
+    set_int(ram, "normal-bytes", normal << RAM_PAGE_SHIFT);
+    set_int(ram, "dirty-pages-rate", completed ? 0 : atomic_load(&c->dirty_rate));
     set_real(ram, "mbps", job_load_double(&c->mbps_bits));
     set_int(ram, "dirty-sync-count", atomic_load(&c->rounds));
     set_int(ram, "page-size", RAM_PAGE_SIZE);
@@ -96,7 +87,8 @@ static uint64_t expected_downtime(struct job *job)
 static void add_progress(json_t *info, struct job *job, enum job_status status)
 {
     set_int(info, "setup-time", to_ms(atomic_load(&job->times.setup)));
-    json_object_set_new_nocheck(info, "ram", ram_info(job, status));
+    bool outgoing = job->direction == JOB_OUTGOING;
+    json_object_set_new_nocheck(info, "ram", ram_info(&job->counters, outgoing, status));
     if (status == JOB_COMPLETED) {
         if (job->direction == JOB_OUTGOING) {
             set_int(info, "downtime", to_ms(atomic_load(&job->downtime.total)));
@@ -175,13 +167,19 @@ static json_t *job_info(struct job *job)
     return info;
 }
 
-/* A guest that was given away before this daemon started: all that is known is that it was. */
+/*
+ * A guest that was given away before this daemon started: all that is known is that it was. Pollers
+ * of a guest in `device` find the members that they expect there.
+ */
 static json_t *orphan_info(const struct guest *g)
 {
+    struct job_counters unknown = {.total = g->ram};
     char uuid[37];
     format_uuid(g->job, uuid);
-    return json_pack("{s:s, s:s, s:s, s:s}", "status", "device", "direction", "outgoing", "job",
-                     uuid, "handover", "undecided");
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:o}", "status", "device", "direction",
+                     "outgoing", "job", uuid, "handover", "undecided", "total-time", 0,
+                     "setup-time", 0, "expected-downtime", 0, "ram",
+                     ram_info(&unknown, true, JOB_DEVICE));
 }
 
 json_t *query_migration(struct entry *e)

@@ -20,7 +20,7 @@
 
 struct iovec;
 
-#define STREAM_MAGIC 0x47494d5952524546ULL /* "FERRYMIG" */
+#define STREAM_MAGIC         0x47494d5952524546ULL /* "FERRYMIG" */
 #define STREAM_VERSION       1u
 #define STREAM_PREAMBLE_SIZE 16u
 /* A reader that does not know a type with this bit skips the record; without it, it gives up. */

@@ -7,6 +7,7 @@
 #include "ram/zero.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -67,7 +68,14 @@ static bool batch_flush(struct sweep *s, struct error **errp)
         return true;
     }
     const struct record_sink *sink = &s->saver->sink;
-    bool ok = sink->write(sink->opaque, b->iov, b->iovcnt, errp);
+    struct error *err = NULL;
+    bool ok = sink->write(sink->opaque, b->iov, b->iovcnt, &err);
+    if (!ok && strcmp(err->code, "ram-vanished") == 0) {
+        ram_check_sizes(s->saver->ram, errp); /* names the block; the sink knows only bytes */
+    }
+    if (err) {
+        error_move(errp, err);
+    }
     b->iovcnt = 0;
     b->records = 0;
     b->payload = 0;

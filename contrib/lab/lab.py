@@ -500,9 +500,11 @@ class Relay:
             while data := source.recv(1 << 16):
                 data = look(way, data)
                 data = Cut() if data is None else data
+                if isinstance(data, Cut):
+                    self._break(source)  # first, so that no answer to it slips back
                 lost = lost or not self._push(way, sink, data)
                 if isinstance(data, Cut):
-                    self._break(source, sink)
+                    self._break(sink)
                     return
             sink.shutdown(socket.SHUT_WR)
         except OSError:

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 from scenes import GUEST, MIB, PAGE, address_of, check_moved, check_source_runs, path
-from stream import (ACCEPT, ALIVE, ANSWER, ASK, BLOCK, CAPABILITY, DONE, END, FAIL, GO, HEAD_SIZE, HELLO, OPEN,
-                    RAM_PAGES, RAM_ZERO, READY, ROUND, RUNNING, SKIPPABLE, STATE, STATE_END,
-                    STOPPED, VERIFY, Tap, flip, preamble, put, record, rewrite, split)
+from stream import (ACCEPT, ALIVE, ANSWER, ASK, BLOCK, CAPABILITY, DONE, END, FAIL, GO, HEAD_SIZE,
+                    HELLO, OPEN, RAM_PAGES, RAM_ZERO, READY, ROUND, RUNNING, SKIPPABLE, STATE,
+                    STATE_END, STOPPED, VERIFY, Tap, flip, preamble, put, record, rewrite, split)
 
 SIZE = 16 * MIB
 
@@ -362,7 +362,7 @@ def test_random_bit_flips(scene):
 
 @path("stream/one-way/over-a-socket")
 def test_one_way_over_tcp(scene):
-    """A saved stream may come over a link that could answer; one that wants answers may not not."""
+    """A saved stream may come over a link that could answer; one that wants answers may not."""
     source, target = scene.pair()
     whole = saved(scene, source)
     with socket.create_connection(address_of(scene.b.listen())) as sock:
