@@ -185,20 +185,27 @@ END_TEST
 
 /* ---- there and back ---- */
 
+/* The longest body of a type, and a shorter one where it would come in too many pieces. */
+static uint64_t long_body(size_t i, size_t piece)
+{
+    uint64_t some = types[i].min + 1000;
+    return piece && piece < 4096 && some < types[i].max ? some : types[i].max;
+}
+
 static void round_trip(size_t piece)
 {
     struct bytes b = {0};
     for (size_t i = 0; i < NTYPES; i++) {
         put_record(&b, types[i].type, types[i].min, types[i].streamed);
-        put_record(&b, types[i].type, types[i].max, types[i].streamed);
+        put_record(&b, types[i].type, long_body(i, piece), types[i].streamed);
     }
     struct bytes_reader from = {.data = b.data, .length = b.length, .piece = piece};
     struct record_reader *r = bytes_open(&from);
     for (size_t i = 0; i < NTYPES; i++) {
         expect_record(r, i, types[i].min);
-        expect_record(r, i, types[i].max);
+        expect_record(r, i, long_body(i, piece));
     }
-    ck_assert_uint_le(b.length - record_reader_bytes(r), 0);
+    ck_assert_uint_eq(record_reader_bytes(r), b.length);
     record_reader_free(r);
     bytes_free(&b);
 }
