@@ -68,7 +68,18 @@ void guests_free(struct ferryd *d);
 /* Takes over a connected socket; `attach` (may be NULL) is answered when the guest is known. */
 void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach);
 
+/* ---- entries.c ---- */
+
 struct entry *entry_find(struct ferryd *d, const char *name);
+
+/* A guest that is known from now on, not attached yet. */
+struct entry *entry_new(struct ferryd *d, const char *name);
+void entry_free(struct ferryd *d, struct entry *e);
+
+/* The guest's VMM has come; takes a reference. */
+void entry_attach(struct ferryd *d, struct entry *e, struct guest *g);
+/* The guest's VMM has gone: the entry, too, unless there is a job to tell about. */
+void entry_detach(struct ferryd *d, struct entry *e);
 
 /* The attached guest of that name; NULL: the only one.  Errors: "guest-unknown", "guest-ambiguous".
  */

@@ -16,18 +16,6 @@
 
 /* ---- setup ---- */
 
-static bool map_ram(struct incoming *in, struct error **errp)
-{
-    struct guest *g = in->job->guest;
-    for (unsigned i = 0; i < g->nblocks; i++) {
-        const struct guest_block *b = &g->blocks[i];
-        if (!ram_add(in->ram, b->name, b->fd, b->offset, b->length, b->gpa, errp)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool start_listening(struct incoming *in, struct error **errp)
 {
     struct wait w = job_peer_wait(in->job);
@@ -278,8 +266,9 @@ static bool load_state(struct incoming *in, struct error **errp)
 
 static bool receive(struct incoming *in, struct error **errp)
 {
-    return map_ram(in, errp) && start_listening(in, errp) && introduce(in, errp) &&
-           take_records(in, errp) && load_state(in, errp) && handover_destination(in, errp);
+    return job_map_ram(in->job, in->ram, errp) && start_listening(in, errp) &&
+           introduce(in, errp) && take_records(in, errp) && load_state(in, errp) &&
+           handover_destination(in, errp);
 }
 
 static bool init(struct incoming *in, struct job *job, struct error **errp)

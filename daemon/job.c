@@ -284,6 +284,18 @@ void job_set_handover(struct job *job, enum job_handover handover)
     atomic_store(&job->handover, (int)handover);
 }
 
+bool job_map_ram(struct job *job, struct ram *ram, struct error **errp)
+{
+    const struct guest *g = job->guest;
+    for (unsigned i = 0; i < g->nblocks; i++) {
+        const struct guest_block *b = &g->blocks[i];
+        if (!ram_add(ram, b->name, b->fd, b->offset, b->length, b->gpa, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 uint64_t job_elapsed(struct job *job)
 {
     return clock_ns() - atomic_load(&job->times.start);

@@ -169,6 +169,9 @@ void job_set_uuid(struct job *job, const uint8_t uuid[GUEST_UUID_SIZE]);
 void job_set_address(struct job *job, const char *address);
 void job_set_handover(struct job *job, enum job_handover handover);
 
+/* Fills an empty `ram` with the guest's blocks. */
+bool job_map_ram(struct job *job, struct ram *ram, struct error **errp);
+
 /* Nanoseconds since the job was started. */
 uint64_t job_elapsed(struct job *job);
 

@@ -21,18 +21,6 @@
 
 /* ---- setup ---- */
 
-static bool map_ram(struct outgoing *o, struct error **errp)
-{
-    struct guest *g = o->job->guest;
-    for (unsigned i = 0; i < g->nblocks; i++) {
-        const struct guest_block *b = &g->blocks[i];
-        if (!ram_add(o->ram, b->name, b->fd, b->offset, b->length, b->gpa, errp)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool connect_peer(struct outgoing *o, struct error **errp)
 {
     struct wait peer = job_peer_wait(o->job);
@@ -333,7 +321,7 @@ static void undo(struct outgoing *o, const struct error *why)
 
 static bool migrate(struct outgoing *o, struct error **errp)
 {
-    if (!map_ram(o, errp) || !connect_peer(o, errp) || !start_logging(o, errp)) {
+    if (!job_map_ram(o->job, o->ram, errp) || !connect_peer(o, errp) || !start_logging(o, errp)) {
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
