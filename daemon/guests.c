@@ -143,8 +143,12 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
         qmp_return(c->attach, NULL);
         c->attach = NULL;
     }
-    settle(c->entry);
     return true;
+}
+
+static void on_welcomed(void *opaque, struct guest *g)
+{
+    settle(find_connection(opaque, g)->entry);
 }
 
 static void on_state(void *opaque, struct guest *g, enum guest_state from)
@@ -222,6 +226,7 @@ void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_reque
         abort();
     }
     c->guest = agent_new(sock, &(struct agent_events){.attached = on_attached,
+                                                      .welcomed = on_welcomed,
                                                       .state_changed = on_state,
                                                       .shut_down = on_shut_down,
                                                       .opaque = d});

@@ -202,6 +202,10 @@ static bool receive_introduction(struct stream *s, const struct ram *ram, struct
         if (rec.type == RECORD_OPEN) {
             return true;
         }
+        if (rec.type == RECORD_FAIL) {
+            record_set_failed(&rec, errp);
+            return false;
+        }
         if (rec.type != RECORD_CAPABILITY) {
             error_set(errp, "stream-order", "A %s record in the introduction",
                       record_type_name(rec.type));

@@ -214,10 +214,8 @@ static bool on_end(struct incoming *in, struct record *rec, struct error **errp)
 
 static bool on_fail(struct incoming *in, struct record *rec, struct error **errp)
 {
-    char text[256];
     (void)in;
-    record_fail_text(rec, text, sizeof(text));
-    error_set(errp, "peer-failed", "The source gave up: %s", text);
+    record_set_failed(rec, errp);
     return false;
 }
 

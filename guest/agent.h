@@ -15,6 +15,8 @@
 struct agent_events {
     /* attached: the VMM has introduced a valid guest.  False with an error refuses it. */
     bool (*attached)(void *opaque, struct guest *g, struct error **errp);
+    /* welcomed (may be NULL): the VMM was told that it is attached; from now on it can be asked things. */
+    void (*welcomed)(void *opaque, struct guest *g);
     void (*state_changed)(void *opaque, struct guest *g, enum guest_state from);
     void (*shut_down)(void *opaque, struct guest *g);
     void *opaque;

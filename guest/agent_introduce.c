@@ -169,6 +169,9 @@ static bool on_ready(struct agent *a, struct error **errp)
     }
     a->attached = true;
     wire_send(a->sock, WIRE_WELCOME, 0, &welcome, -1);
+    if (a->events.welcomed) {
+        a->events.welcomed(a->events.opaque, &a->guest);
+    }
     return true;
 }
 

@@ -173,14 +173,17 @@ static int do_resume(struct ferry *f, const union wire_body *body, int fd, struc
     if (state != (body->resume.migration ? FERRY_GUEST_STOPPED : FERRY_GUEST_PAUSED)) {
         return reply_error(reply, -EINVAL, "the guest is in the hands of a migration");
     }
-    if (!stay_paused) {
-        int err = callback_result(f, reply, "resume", f->ops.resume(f->opaque));
-        if (err) {
-            return err;
-        }
+    if (stay_paused) {
+        ferry_set_state(f, FERRY_GUEST_PAUSED);
+        return 0;
     }
-    ferry_set_state(f, stay_paused ? FERRY_GUEST_PAUSED : FERRY_GUEST_RUNNING);
-    return 0;
+    /* Running first: a pause that the VMM tells of meanwhile comes after it. */
+    ferry_set_state(f, FERRY_GUEST_RUNNING);
+    int err = callback_result(f, reply, "resume", f->ops.resume(f->opaque));
+    if (err) {
+        ferry_set_state(f, state);
+    }
+    return err;
 }
 
 static int do_throttle(struct ferry *f, const union wire_body *body, int fd,

@@ -271,15 +271,20 @@ bool record_read(struct record_reader *r, struct record *rec, struct error **err
     return true;
 }
 
+void record_set_failed(const struct record *rec, struct error **errp)
+{
+    char text[256];
+    record_fail_text(rec, text, sizeof(text));
+    error_set(errp, "peer-failed", "The peer gave up: %s", text);
+}
+
 bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, struct error **errp)
 {
     if (!record_read(r, rec, errp)) {
         return false;
     }
     if (rec->type == RECORD_FAIL) {
-        char text[256];
-        record_fail_text(rec, text, sizeof(text));
-        error_set(errp, "peer-failed", "The peer gave up: %s", text);
+        record_set_failed(rec, errp);
         return false;
     }
     if (rec->type != type) {

@@ -158,6 +158,9 @@ uint64_t record_reader_bytes(const struct record_reader *r);
 
 const char *record_type_name(uint32_t type);
 
+/* Sets the error "peer-failed" from a FAIL record. */
+void record_set_failed(const struct record *rec, struct error **errp);
+
 /* The text of a FAIL record, into `text` (size bytes), made printable. */
 void record_fail_text(const struct record *rec, char *text, size_t size);
 

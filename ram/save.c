@@ -249,7 +249,10 @@ static bool send_existing(struct sweep *s, uint64_t first, uint64_t end, struct 
     return true;
 }
 
-/* What later rounds do: a page that became a hole is news, sent as zeroes and not read. */
+/*
+ * What later rounds do: a page that became a hole is news, sent as zeroes and not read.  Holes are
+ * looked for at the start of each unit, which costs little: those behind its first data are read.
+ */
 static bool send_dirty(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
     for (uint64_t at = first; at < end;) {

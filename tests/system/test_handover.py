@@ -7,6 +7,8 @@ import pytest
 from lab import CommandError, Cut
 from scenes import (GUEST, address_of, check_moved, check_source_runs, eventually,
                     hold_device_load, move, path)
+import wire
+from wire import RawVmm
 from stream import (ANSWER, ASK, DONE, FAIL, GO, READY, RUNNING, Tap, flip, preamble, record)
 
 
@@ -437,3 +439,36 @@ def test_fd_cannot_reconnect(scene):
     scene.a.qmp.cmd("migrate-resolve", guest=GUEST, outcome="destination")
     scene.a.complete()
     check_moved(source, target)
+
+
+def give_away_and_vanish(scene, uri, last):
+    """A raw VMM gives its guest away and loses its connection as it hears what became of it."""
+    with RawVmm(scene.a.daemon.guests) as vmm:
+        vmm.introduce()
+        scene.a.qmp.await_event("GUEST_ATTACHED", guest=GUEST)
+        scene.a.migrate(uri)
+        return vmm.obey_until(last)[wire.GIVE_AWAY]
+
+
+def come_back(scene, job):
+    """The same VMM connects again: welcomed first, then told.  What it is asked."""
+    vmm = RawVmm(scene.a.daemon.guests)
+    with vmm:
+        vmm.introduce(state=wire.GIVEN_AWAY, job=job)
+        return vmm.receive()[0]
+
+
+@path("handover/vmm-comes-back/released")
+def test_comes_back_released(scene):
+    """Its guest has arrived meanwhile, and it is told so."""
+    job = give_away_and_vanish(scene, "exec:cat >/dev/null", wire.RELEASE)
+    scene.a.complete()
+    assert come_back(scene, job) == wire.RELEASE
+
+
+@path("handover/vmm-comes-back/taken-back")
+def test_comes_back_failed(scene):
+    """Its guest has not arrived: it gets it back."""
+    job = give_away_and_vanish(scene, "exec:cat >/dev/null; exit 3", wire.TAKE_BACK)
+    scene.a.fail(GUEST, "status 3")
+    assert come_back(scene, job) == wire.TAKE_BACK

@@ -119,7 +119,7 @@ DAMAGE = {
     "unknown/skippable-but-endless": (ROUND, before(record(SKIPPABLE | 7, length=2**60)),
                                       "unknown record"),
     "source-fails": (STOPPED, instead(record(FAIL, b"no \x1b[31mmore\n")),
-                     "The source gave up: no ?[31mmore?"),
+                     "The peer gave up: no ?[31mmore?"),
 }
 
 

@@ -13,6 +13,8 @@ HELLO, BLOCK, READY, REPLY, STATE, SHUTDOWN = range(1, 7)
 WELCOME, REFUSE = 64, 65
 RUNNING, PAUSED, STOPPED, GIVEN_AWAY, INCOMING = range(5)
 
+STOP, GIVE_AWAY, TAKE_BACK, RELEASE = 70, 75, 76, 77
+
 HEAD = "<IIQ"
 
 
@@ -99,3 +101,15 @@ class RawVmm:
         self.send(ready())
         assert self.receive()[0] == WELCOME
         return fd
+
+    def obey_until(self, last):
+        """Answers each request with success, up to one of type `last`; the bodies by type."""
+        states = {STOP: STOPPED, GIVE_AWAY: GIVEN_AWAY}
+        state, bodies = RUNNING, {}
+        while True:
+            kind, seq, bodies[kind] = self.receive()
+            if kind == last:
+                return bodies
+            state = states.get(kind, state)
+            if seq:
+                self.send(reply(seq, state=state))

@@ -690,7 +690,9 @@ START_TEST(bit_flipped)
         guest_writes(&m, 0, 0, 10, 1);
         ram_save_begin(&m.saver);
         struct error *err = NULL;
-        expect_ok(ram_save_round(&m.saver, RAM_ROUND_FIRST, &err), err);
+        if (!ram_save_round(&m.saver, RAM_ROUND_FIRST, &err)) {
+            expect_error(err, "channel-closed", NULL); /* the loader was quick to give up */
+        }
         expect_error(migration_close(&m), "stream-corrupt", NULL);
     }
 }
