@@ -61,6 +61,7 @@ int ferry_new(const struct ferry_config *config, struct ferry **out)
     f->vm_fd = f->sock = f->wake_fd = -1;
     f->ops = ops;
     f->opaque = c.opaque;
+    f->plain_log = c.plain_log;
     f->state = c.incoming ? FERRY_GUEST_INCOMING : FERRY_GUEST_RUNNING;
     f->name = strdup(c.name);
     f->socket_path = strdup(c.socket_path ? c.socket_path : DEFAULT_SOCKET);
@@ -137,7 +138,7 @@ int ferry_set_kvm(struct ferry *f, int vm_fd)
     if (f->vm_fd < 0) {
         return -errno;
     }
-    f->manual_protect = kvmlog_enable_manual_protect(f->vm_fd);
+    f->manual_protect = !f->plain_log && kvmlog_enable_manual_protect(f->vm_fd);
     return 0;
 }
 

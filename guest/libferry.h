@@ -115,6 +115,8 @@ struct ferry_config {
     bool incoming;           /* the guest waits for a migration and must not run before it */
     const struct ferry_ops *ops; /* copied */
     void *opaque;                /* for the callbacks */
+    bool plain_log;              /* do without KVM's manual dirty-log protection, where a host's
+                                    is not to be trusted; each round then protects all pages */
 };
 
 /* One range of guest RAM. */

@@ -35,6 +35,7 @@ struct ferry {
     void *opaque;
     int vm_fd;
     bool manual_protect;
+    bool plain_log; /* never manual_protect */
     struct ferry_block blocks[FERRY_BLOCKS_MAX];
     uint64_t pages[FERRY_BLOCKS_MAX]; /* of each block */
     unsigned nblocks;

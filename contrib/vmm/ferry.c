@@ -125,6 +125,7 @@ int ferry_link_start(struct vmm *vmm, struct fault *fault)
         .name = vmm->options.name,
         .socket_path = vmm->options.ferry_path,
         .incoming = vmm->options.incoming,
+        .plain_log = vmm->options.plain_log,
         .ops = &link_ops,
         .opaque = vmm,
     };

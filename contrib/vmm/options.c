@@ -118,6 +118,13 @@ static bool take_incoming(struct options *o, const char *value)
     return true;
 }
 
+static bool take_plain_log(struct options *o, const char *value)
+{
+    (void)value;
+    o->plain_log = true;
+    return true;
+}
+
 static bool take_paused(struct options *o, const char *value)
 {
     (void)value;
@@ -146,6 +153,7 @@ static const struct {
     {"console", "WHERE", "stdio (default) or unix:PATH", take_console},
     {"incoming", NULL, "wait for a migration to bring the guest", take_incoming},
     {"memory-fill", "WHAT", "random:MIB or touch:MIB, written before the start", take_fill},
+    {"plain-log", NULL, "do without KVM's manual dirty-log protection", take_plain_log},
     {"paused", NULL, "do not run the guest until it is resumed", take_paused},
     {"log-level", "LEVEL", "error, warning (default), info or debug", take_log_level},
 };

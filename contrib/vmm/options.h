@@ -20,6 +20,7 @@ struct options {
     unsigned cpus;
     bool incoming;
     bool paused;
+    bool plain_log;
 };
 
 enum options_outcome { OPTIONS_RUN, OPTIONS_DONE, OPTIONS_WRONG };

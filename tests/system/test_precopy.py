@@ -72,6 +72,23 @@ def test_checker(scene, cpus):
     assert scene.b.run_state() == "running"
 
 
+@path("precopy/tcp/plain-dirty-log")
+def test_plain_log(scene):
+    """KVM without manual protection: fetching the log clears it."""
+    source = scene.a.vmm(guest="checker", args=CHECKER, memory=32, cpus=2, options=["--plain-log"])
+    check_checks(source, 2, 1)
+    target = scene.b.vmm(incoming=True, memory=32, cpus=2)
+    assert scene.a.qmp.cmd("query-guests")[0]["tracking"] == ["kvm-log"]
+    scene.a.set(max_bandwidth=8 * MIB, downtime_limit=5)
+    scene.a.migrate(scene.b.listen())
+    eventually(lambda: is_busy(scene.a.info()), what="a busy third round")
+    scene.a.set(max_bandwidth=0)
+    assert scene.a.complete()["verified"]
+    check_checks(target, 2)
+    check_continues(source, target)
+    check_gone(source)
+
+
 @path("precopy/tcp/ten-times-there-and-back")
 def test_ten_times(scene):
     hosts = [scene.a, scene.b]
