@@ -113,7 +113,7 @@ static bool await_reply(struct agent *a, struct agent_call *call, const struct w
         ssize_t ignored = read(a->reply_fd, &count, sizeof(count));
         (void)ignored;
         pthread_mutex_lock(&a->lock);
-        bool done = call->done || call->lost;
+        bool done = call->done || a->lost;
         pthread_mutex_unlock(&a->lock);
         if (done) {
             return check_reply(a, call, errp);
@@ -227,10 +227,6 @@ void agent_lost(struct guest *g)
     struct agent_call *call;
     pthread_mutex_lock(&a->lock);
     a->lost = true;
-    TAILQ_FOREACH(call, &a->calls, link)
-    {
-        call->lost = true;
-    }
     pthread_mutex_unlock(&a->lock);
     agent_wake(a);
     while ((call = find_async(a, 0, true))) {

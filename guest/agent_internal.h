@@ -19,7 +19,6 @@ struct agent_call {
     uint64_t seq;
     bool sent; /* the VMM may have got it */
     bool done; /* reply is filled */
-    bool lost; /* the connection ended first */
     struct wire_reply reply;
     agent_done *done_fn; /* NULL: a job's thread waits for it */
     void *opaque;
@@ -33,7 +32,7 @@ struct agent {
     int sock;
     int reply_fd; /* eventfd: a reply for the job's thread, or the loss of the VMM */
 
-    pthread_mutex_t lock; /* calls and their done and lost, last_seq, lost */
+    pthread_mutex_t lock; /* calls and their done, last_seq, lost */
     TAILQ_HEAD(agent_calls, agent_call) calls;
     uint64_t last_seq;
     bool lost;
