@@ -73,6 +73,7 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
         memcpy(a->guest.job, h->job, sizeof(a->guest.job));
         a->guest.released = h->released;
         a->guest.tracking = pick_tracking(h->features);
+        a->guest.can_throttle = h->features & WIRE_FEATURE_THROTTLE;
         atomic_store(&a->guest.state, (int)h->state);
         a->features = h->features;
         a->blocks_due = h->blocks;

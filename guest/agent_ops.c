@@ -79,6 +79,12 @@ static bool log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t 
     return simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
 }
 
+static bool throttle(struct guest *g, unsigned percent, const struct wait *w, struct error **errp)
+{
+    struct wire_throttle body = {.percent = percent};
+    return simple_call(g, WIRE_THROTTLE, &body, w, errp);
+}
+
 static bool stop(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp)
 {
     struct wire_stop body = {.migration = 1};
@@ -160,6 +166,7 @@ const struct guest_ops agent_ops = {
     .log_stop = log_stop,
     .log_sync = log_sync,
     .log_clear = log_clear,
+    .throttle = throttle,
     .stop = stop,
     .resume = resume,
     .save_state = save_state,

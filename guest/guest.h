@@ -54,6 +54,11 @@ struct guest_ops {
     /* log_clear: writes to these pages, from now on, are reported by the next sync. */
     bool (*log_clear)(struct guest *g, unsigned block, uint64_t first, uint64_t count,
                       const struct wait *w, struct error **errp);
+    /*
+     * throttle: keeps the vCPUs out for `percent` (0 to 99) of the time; only where the guest says
+     * can_throttle.  0, stop and the loss of the daemon end it.
+     */
+    bool (*throttle)(struct guest *g, unsigned percent, const struct wait *w, struct error **errp);
     /* stop: for a migration; *was_paused tells whether the guest ran. */
     bool (*stop)(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp);
     /* resume: undoes stop.  Queued behind what the VMM is busy with, so a timeout loses nothing. */
@@ -86,6 +91,7 @@ struct guest {
     pid_t pid;
     bool released;                /* given away, and known to run at its destination */
     uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
+    bool can_throttle;
     const char *tracking;         /* "kvm-manual-protect", "kvm-log", "marks" */
     /* Written by the main thread as the VMM tells it. */
     _Atomic int state; /* enum guest_state */

@@ -92,7 +92,7 @@ struct ferry_ops {
     int (*load_state)(void *opaque, int fd);
     /*
      * throttle (optional): keep the vCPUs out of KVM_RUN for `percent` (0 to 99) of the time; 0
-     * ends it.
+     * ends it; so do a migration's stop, right after it, and the loss of ferryd.
      */
     int (*throttle)(void *opaque, unsigned percent);
     /*

@@ -135,6 +135,15 @@ static void set_busy(struct ferry *f, bool busy)
     pthread_mutex_unlock(&f->lock);
 }
 
+/* A guest that stands still needs no throttle, nor would its next run. */
+static void end_throttle(struct ferry *f)
+{
+    if (f->throttled) {
+        f->throttled = false;
+        f->ops.throttle(f->opaque, 0);
+    }
+}
+
 static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct wire_reply *reply)
 {
     (void)fd;
@@ -157,6 +166,9 @@ static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct 
     }
     reply->was_paused = f->was_paused;
     pthread_mutex_unlock(&f->lock);
+    if (!err && body->stop.migration) {
+        end_throttle(f);
+    }
     return err;
 }
 
@@ -320,10 +332,7 @@ void ferry_forget_giving_away(struct ferry *f)
 void ferry_abandon(struct ferry *f)
 {
     log_off(f);
-    if (f->throttled) {
-        f->ops.throttle(f->opaque, 0);
-        f->throttled = false;
-    }
+    end_throttle(f);
     f->loaded = false;
     if (ferry_guest_state(f) == FERRY_GUEST_STOPPED) {
         struct wire_reply ignored = {0};
