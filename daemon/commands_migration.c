@@ -39,6 +39,11 @@ static bool check_outgoing(const struct entry *e, json_t *args, struct error **e
                   e->name);
         return false;
     }
+    if (e->capabilities[CAPABILITY_AUTO_CONVERGE] && !e->guest->can_throttle) {
+        error_set(errp, "no-throttle",
+                  "The VMM of guest '%s' can't throttle it: turn auto-converge off", e->name);
+        return false;
+    }
     return check_block_arguments(args, errp);
 }
 

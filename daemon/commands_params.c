@@ -50,6 +50,25 @@ static bool check_param(const struct entry *e, enum param p, json_int_t value, s
                                         : check_range(&param_infos[p], value, errp);
 }
 
+/* What holds between two parameters; `given` are those about to be set, the others stay. */
+static bool check_together(const struct entry *e, json_t *const given[PARAM_COUNT],
+                           struct error **errp)
+{
+    uint64_t values[PARAM_COUNT];
+    for (int p = 0; p < PARAM_COUNT; p++) {
+        values[p] =
+            given[p] ? (uint64_t)json_integer_value(given[p]) : param_get(e->params, (enum param)p);
+    }
+    if (values[PARAM_MAX_CPU_THROTTLE] < values[PARAM_CPU_THROTTLE_INITIAL]) {
+        error_set(errp, "parameter-range",
+                  "Parameter 'max-cpu-throttle' would be %" PRIu64
+                  "; it may not be less than 'cpu-throttle-initial', %" PRIu64,
+                  values[PARAM_MAX_CPU_THROTTLE], values[PARAM_CPU_THROTTLE_INITIAL]);
+        return false;
+    }
+    return true;
+}
+
 static void apply_param(struct entry *e, enum param p, json_int_t value)
 {
     uint64_t v = (uint64_t)value;
@@ -83,6 +102,10 @@ static void cmd_set_parameters(struct qmp_request *req, json_t *args, void *opaq
             qmp_fail(req, err);
             return;
         }
+    }
+    if (!check_together(e, given, &err)) {
+        qmp_fail(req, err);
+        return;
     }
     for (int p = 0; p < PARAM_COUNT; p++) {
         if (given[p]) {

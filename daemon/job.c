@@ -296,6 +296,13 @@ bool job_map_ram(struct job *job, struct ram *ram, struct error **errp)
     return true;
 }
 
+uint64_t job_pages_sent(struct job *job)
+{
+    struct ram_counters *c = &job->counters.ram;
+    return atomic_load_explicit(&c->normal, memory_order_relaxed) +
+           atomic_load_explicit(&c->duplicate, memory_order_relaxed);
+}
+
 uint64_t job_elapsed(struct job *job)
 {
     return clock_ns() - atomic_load(&job->times.start);

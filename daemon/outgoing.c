@@ -166,6 +166,9 @@ static bool run_rounds(struct outgoing *o, struct error **errp)
             return true;
         }
         before = remaining_bytes(o);
+        if (!throttle_update(&o->throttle, before >> RAM_PAGE_SHIFT, errp)) {
+            return false;
+        }
     }
 }
 
@@ -180,6 +183,7 @@ static bool stop_guest(struct outgoing *o, struct error **errp)
         return false;
     }
     atomic_store(&o->job->downtime.stop, clock_ns() - o->stopped_ns);
+    throttle_stopped(&o->throttle);
     return true;
 }
 
@@ -307,6 +311,9 @@ static void undo(struct outgoing *o, const struct error *why)
     struct wait w = job_guest_wait(o->job);
     w.cancel_fd = -1; /* it may be set, and what follows must be done all the same */
     w.timeout_ms = cancelled && w.timeout_ms > CANCEL_RESUME_MS ? CANCEL_RESUME_MS : w.timeout_ms;
+    if (o->throttle.job) {
+        throttle_end(&o->throttle, &w);
+    }
     if (o->given_away) {
         g->ops->take_back(g, &w, &err);
     }
@@ -325,6 +332,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
+    throttle_init(&o->throttle, o->job);
     o->saver = (struct ram_saver){
         .ram = o->ram,
         .tracker = {.sync = tracker_sync, .clear = tracker_clear, .opaque = o},

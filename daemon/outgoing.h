@@ -16,12 +16,14 @@
 #include "daemon/job.h"
 #include "daemon/pace.h"
 #include "daemon/stream.h"
+#include "daemon/throttle.h"
 
 struct outgoing {
     struct job *job;
     struct ram *ram;
     struct stream stream;
     struct pace pace;
+    struct throttle throttle;
     struct ram_saver saver;
     uint64_t synced_ns;  /* of the last dirty bitmap synchronisation; 0: none */
     uint64_t request_ns; /* what one request to the VMM takes */

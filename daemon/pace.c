@@ -12,13 +12,6 @@ static uint64_t sending_ns(const struct pace *p)
     return p->stream->send_ns + p->waited_ns;
 }
 
-static uint64_t pages_sent(const struct pace *p)
-{
-    struct ram_counters *c = &p->job->counters.ram;
-    return atomic_load_explicit(&c->normal, memory_order_relaxed) +
-           atomic_load_explicit(&c->duplicate, memory_order_relaxed);
-}
-
 void pace_init(struct pace *p, struct job *job, struct stream *stream)
 {
     uint64_t now = clock_ns();
@@ -29,7 +22,7 @@ void pace_init(struct pace *p, struct job *job, struct stream *stream)
                        .alive_ns = now};
     rate_begin(&p->bandwidth, sending_ns(p), stream->sent);
     rate_begin(&p->bytes, now, stream->sent);
-    rate_begin(&p->pages, now, pages_sent(p));
+    rate_begin(&p->pages, now, job_pages_sent(job));
 }
 
 void pace_publish(struct pace *p)
@@ -37,12 +30,12 @@ void pace_publish(struct pace *p)
     uint64_t now = clock_ns();
     rate_update(&p->bandwidth, sending_ns(p), p->stream->sent);
     rate_update(&p->bytes, now, p->stream->sent);
-    rate_update(&p->pages, now, pages_sent(p));
+    rate_update(&p->pages, now, job_pages_sent(p->job));
     struct job_counters *c = &p->job->counters;
     /* bytes/ms * 8 bit * 1000 ms/s / 10^6 */
     double mbps = rate_per_ms(&p->bytes, now, p->stream->sent) * 8 / 1000;
     job_store_double(&c->mbps_bits, mbps);
-    double pages_per_ms = rate_per_ms(&p->pages, now, pages_sent(p));
+    double pages_per_ms = rate_per_ms(&p->pages, now, job_pages_sent(p->job));
     job_store_double(&c->pages_per_second_bits, pages_per_ms * 1000);
 }
 

@@ -9,11 +9,16 @@ const struct param_info param_infos[PARAM_COUNT] = {
     [PARAM_DOWNTIME_LIMIT] = {"downtime-limit", 300, 0, 2000000},
     [PARAM_XBZRLE_CACHE_SIZE] = {"xbzrle-cache-size", 64 << 20, 4096, INT64_MAX},
     [PARAM_AVAIL_SWITCHOVER_BANDWIDTH] = {"avail-switchover-bandwidth", 0, 0, INT64_MAX},
+    [PARAM_THROTTLE_TRIGGER_THRESHOLD] = {"throttle-trigger-threshold", 50, 1, 100},
+    [PARAM_CPU_THROTTLE_INITIAL] = {"cpu-throttle-initial", 20, 1, 99},
+    [PARAM_CPU_THROTTLE_INCREMENT] = {"cpu-throttle-increment", 10, 1, 99},
+    [PARAM_MAX_CPU_THROTTLE] = {"max-cpu-throttle", 99, 1, 99},
     [PARAM_GUEST_TIMEOUT] = {"guest-timeout", 30000, 1, 3600000},
     [PARAM_PEER_TIMEOUT] = {"peer-timeout", 30000, 1, 3600000},
 };
 
 const struct capability_info capability_infos[CAPABILITY_COUNT] = {
+    [CAPABILITY_AUTO_CONVERGE] = {"auto-converge", false},
     [CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = {"pause-before-switchover", false},
     [CAPABILITY_VERIFY] = {"verify", true},
 };

@@ -15,8 +15,12 @@ enum param {
     PARAM_DOWNTIME_LIMIT,             /* ms */
     PARAM_XBZRLE_CACHE_SIZE,          /* bytes */
     PARAM_AVAIL_SWITCHOVER_BANDWIDTH, /* bytes/s; 0: as measured */
-    PARAM_GUEST_TIMEOUT,              /* ms that a VMM may take to answer */
-    PARAM_PEER_TIMEOUT,               /* ms that a peer may be silent */
+    PARAM_THROTTLE_TRIGGER_THRESHOLD, /* percent of the pages sent that may be written anew */
+    PARAM_CPU_THROTTLE_INITIAL,       /* percent of the time */
+    PARAM_CPU_THROTTLE_INCREMENT,
+    PARAM_MAX_CPU_THROTTLE,
+    PARAM_GUEST_TIMEOUT, /* ms that a VMM may take to answer */
+    PARAM_PEER_TIMEOUT,  /* ms that a peer may be silent */
     PARAM_COUNT,
 };
 
@@ -48,6 +52,7 @@ static inline void param_set(struct params *params, enum param param, uint64_t v
 }
 
 enum capability {
+    CAPABILITY_AUTO_CONVERGE,
     CAPABILITY_PAUSE_BEFORE_SWITCHOVER,
     CAPABILITY_VERIFY,
     CAPABILITY_COUNT,

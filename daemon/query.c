@@ -95,6 +95,10 @@ static void add_progress(json_t *info, struct job *job, enum job_status status)
         }
         json_object_set_new_nocheck(info, "downtime-parts", downtime_parts(job));
     } else if (job->direction == JOB_OUTGOING) {
+        unsigned throttle = atomic_load(&job->counters.throttle);
+        if (throttle) {
+            set_int(info, "cpu-throttle-percentage", throttle);
+        }
         set_int(info, "expected-downtime", expected_downtime(job));
     }
 }

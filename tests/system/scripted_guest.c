@@ -47,13 +47,14 @@ static void nap(uint64_t ns)
     nanosleep(&time, NULL);
 }
 
-/* What is due by now, at most 256 pages; the throttle takes its part off. */
+/* What is due of a run of turns by now, at most 256 pages; the throttle takes its part off. */
 static uint64_t due_pages(const struct guest *guest, uint64_t started, uint64_t done)
 {
     uint64_t due = 256;
 
     if (guest->rate != 0) {
-        uint64_t all = (now_ns() - started) / 1000 * guest->rate / 1000000;
+        uint64_t rate = guest->rate * (100 - guest->throttle) / 100;
+        uint64_t all = (now_ns() - started) / 1000 * rate / 1000000;
         due = all > done ? all - done : 0;
     }
     return due > 256 ? 256 : due;
@@ -84,7 +85,7 @@ static uint64_t writer_turn(struct guest *guest, uint64_t started, uint64_t done
     guest->written += count;
     pthread_cond_broadcast(&guest->changed);
     pthread_mutex_unlock(&guest->lock);
-    if (throttle > 0) {
+    if (throttle > 0 && guest->rate == 0) {
         nap(took * throttle / (100 - throttle));
     } else if (count == 0) {
         nap(PERIOD_NS);
@@ -110,7 +111,8 @@ static void *writer_main(void *opaque)
         }
         uint64_t started = now_ns();
         uint64_t done = 0;
-        while (may_write(guest) && !guest->ending) {
+        unsigned throttle = guest->throttle;
+        while (may_write(guest) && !guest->ending && guest->throttle == throttle) {
             done += writer_turn(guest, started, done);
         }
     }

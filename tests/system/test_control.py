@@ -476,6 +476,10 @@ def test_defaults(scene):
     assert found["downtime-limit"] == 300
     assert found["xbzrle-cache-size"] == 64 * MIB
     assert found["avail-switchover-bandwidth"] == 0
+    assert found["throttle-trigger-threshold"] == 50
+    assert found["cpu-throttle-initial"] == 20
+    assert found["cpu-throttle-increment"] == 10
+    assert found["max-cpu-throttle"] == 99
 
 
 @path("control/parameters/read-back")
@@ -485,6 +489,8 @@ def test_read_back(scene):
     scene.a.scripted("other")
     values = {"max-bandwidth": 123456789012345, "downtime-limit": 1999999,
               "xbzrle-cache-size": 8 * MIB, "avail-switchover-bandwidth": 2**62,
+              "throttle-trigger-threshold": 1, "cpu-throttle-initial": 2,
+              "cpu-throttle-increment": 3, "max-cpu-throttle": 4,
               "guest-timeout": 1, "peer-timeout": 3600000}
     before = scene.a.qmp.cmd("query-migrate-parameters", guest="other")
     for name, value in values.items():
@@ -499,6 +505,9 @@ OUT_OF_RANGE = [
     ("max-bandwidth", -1), ("downtime-limit", -1), ("downtime-limit", 2000001),
     ("xbzrle-cache-size", 4095), ("xbzrle-cache-size", 0), ("xbzrle-cache-size", -4096),
     ("xbzrle-cache-size", 16 * MIB + 1), ("avail-switchover-bandwidth", -5),
+    ("throttle-trigger-threshold", 0), ("throttle-trigger-threshold", 101),
+    ("cpu-throttle-initial", 0), ("cpu-throttle-initial", 100), ("cpu-throttle-increment", 0),
+    ("cpu-throttle-increment", 100), ("max-cpu-throttle", 0), ("max-cpu-throttle", 100),
     ("guest-timeout", 0), ("guest-timeout", 3600001), ("peer-timeout", 0),
     ("peer-timeout", 2**63 - 1),
 ]
