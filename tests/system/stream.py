@@ -143,6 +143,61 @@ class Tap:
             return sum(1 for _, seen_way, seen in self.seen if (seen_way, seen) == (way, kind))
 
 
+class Ledger(Tap):
+    """A tap that keeps account of each record of the first connection's way out."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = []  # (type, bytes on the wire, the first 32 bytes of the body)
+
+    def _look(self, number, way, kind, raw):
+        if (number, way) == (1, "out"):
+            with self.lock:
+                self.entries.append((kind, len(raw), raw[HEAD_SIZE:HEAD_SIZE + 32]
+                                     if kind is not None else b"", length_of(raw, kind)))
+        return super()._look(number, way, kind, raw)
+
+    def _sum(self, kinds, value):
+        with self.lock:
+            return sum(value(entry) for entry in self.entries if entry[0] in kinds)
+
+    def total(self):
+        """Bytes on the wire, all of them."""
+        with self.lock:
+            return sum(entry[1] for entry in self.entries)
+
+    def bytes_of(self, *kinds):
+        """Bytes on the wire in records of these types."""
+        return self._sum(kinds, lambda entry: entry[1])
+
+    def pages(self):
+        """Pages sent whole."""
+        return self._sum((RAM_PAGES,), lambda entry: (entry[3] - 16) // 4096)
+
+    def zero_pages(self):
+        return self._sum((RAM_ZERO,), lambda entry: struct.unpack_from("<Q", entry[2], 16)[0] // 4096)
+
+    def last_round(self):
+        return max(number for number, _ in self.rounds())
+
+    def rounds(self):
+        """(number, pages due) of each."""
+        with self.lock:
+            return [struct.unpack_from("<QQ", entry[2]) for entry in self.entries
+                    if entry[0] == ROUND]
+
+    def before(self, kind):
+        """Bytes on the wire before the first record of that type."""
+        with self.lock:
+            at = next(i for i, entry in enumerate(self.entries) if entry[0] == kind)
+            return sum(entry[1] for entry in self.entries[:at])
+
+
+def length_of(raw, kind):
+    """The length of a record's body; of the preamble 0."""
+    return struct.unpack_from("<Q", raw, 8)[0] if kind is not None else 0
+
+
 def flip(offset, bit=0):
     """A rule that flips one bit of a record; a negative offset counts from its end."""
     def rule(raw):
