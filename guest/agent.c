@@ -357,16 +357,6 @@ bool agent_read(struct guest *g, struct error **errp)
 
 /* ---- life ---- */
 
-bool agent_is_attached(struct guest *g)
-{
-    return agent_of(g)->attached;
-}
-
-int agent_socket(struct guest *g)
-{
-    return agent_of(g)->sock;
-}
-
 static void *close_fds(void *arg)
 {
     int *fds = arg;

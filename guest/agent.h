@@ -15,7 +15,8 @@
 struct agent_events {
     /* attached: the VMM has introduced a valid guest.  False with an error refuses it. */
     bool (*attached)(void *opaque, struct guest *g, struct error **errp);
-    /* welcomed (may be NULL): the VMM was told that it is attached; from now on it can be asked things. */
+    /* welcomed (may be NULL): the VMM was told that it is attached; from now on it can be asked
+     * things. */
     void (*welcomed)(void *opaque, struct guest *g);
     void (*state_changed)(void *opaque, struct guest *g, enum guest_state from);
     void (*shut_down)(void *opaque, struct guest *g);
@@ -28,15 +29,11 @@ struct agent_events {
  */
 struct guest *agent_new(int sock, const struct agent_events *events);
 
-int agent_socket(struct guest *g);
-
 /*
  * Handles the messages that have come.  False with an error when the connection is over: the VMM
  * closed it, broke the protocol, or was refused.
  */
 bool agent_read(struct guest *g, struct error **errp);
-
-bool agent_is_attached(struct guest *g);
 
 /* The connection is over: every waiting request fails with "guest-lost".  Main thread. */
 void agent_lost(struct guest *g);

@@ -126,7 +126,7 @@ static void check_name(const char name[GUEST_NAME_SIZE])
 static bool on_attached(void *opaque, struct guest *g, struct error **errp)
 {
     uint64_t sum = 0;
-    (void)opaque;
+    bool *attached = opaque;
     (void)errp;
     check_name(g->name);
     require(g->nblocks >= 1 && g->nblocks <= GUEST_BLOCKS_MAX);
@@ -143,6 +143,7 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
         }
     }
     require(sum == g->ram && guest_get_state(g) < GUEST_STATES);
+    *attached = true;
     return true;
 }
 
@@ -167,8 +168,11 @@ static void on_answer(void *opaque, struct error *err)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const struct agent_events events = {
-        .attached = on_attached, .state_changed = on_changed, .shut_down = on_shut_down};
+    bool attached = false;
+    struct agent_events events = {.attached = on_attached,
+                                  .state_changed = on_changed,
+                                  .shut_down = on_shut_down,
+                                  .opaque = &attached};
     const uint8_t *end = data + size;
     unsigned blocks = 0, asked = 0, answered = 0;
     struct error *err = NULL;
@@ -181,7 +185,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool ok = true;
     while (ok && data && (data = send_next(ends[1], data, end, &blocks))) {
         ok = agent_read(g, &err);
-        if (ok && agent_is_attached(g) && asked < 4) {
+        if (ok && attached && asked < 4) {
             blocks = 0; /* replies count from the first request */
             asked++;
             agent_ask(g, AGENT_PAUSE, 1000, on_answer, &answered);

@@ -8,9 +8,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-const struct wait patient = {.cancel_fd = -1, .timeout_ms = 30000, .what = "the test"};
-const struct wait hasty = {.cancel_fd = -1, .timeout_ms = 20, .what = "the test"};
-
 static char folder[32];
 
 void make_folder(void)

@@ -5,11 +5,10 @@
 
 #include "tests/unit/ram_tools.h"
 #include "tests/unit/unit.h"
+#include "tests/unit/waits.h"
 #include "transports/transport.h"
 
 #include <pthread.h>
-
-extern const struct wait patient, hasty;
 
 /* A folder for sockets and files; its name is short enough for a socket's. */
 void make_folder(void);
