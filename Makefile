@@ -50,9 +50,10 @@ FERRY_LIBS = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 # ---- sources ----
 
 LIBFERRY_SOURCES := guest/libferry.c guest/libferry_serve.c guest/libferry_thread.c \
-	guest/kvmlog.c guest/wire.c guest/dirtymap.c common/fdpass.c
+	guest/libferry_blockers.c guest/kvmlog.c guest/wire.c guest/dirtymap.c common/fdpass.c
 DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c protocol/*.c daemon/*.c) \
-	guest/agent.c guest/agent_introduce.c guest/agent_ops.c guest/wire.c guest/dirtymap.c
+	guest/agent.c guest/agent_introduce.c guest/agent_ops.c guest/agent_blockers.c \
+	guest/wire.c guest/dirtymap.c
 ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))

@@ -3,6 +3,7 @@
 #include "daemon/commands.h"
 #include "daemon/query.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void set_busy(struct error **errp)
@@ -21,6 +22,20 @@ static bool check_block_arguments(json_t *args, struct error **errp)
         }
     }
     return true;
+}
+
+/* The VMM has the last word: it refuses a migration that its blocker overtakes. */
+static bool check_blockers(const struct guest *g, struct error **errp)
+{
+    char reasons[GUEST_BLOCKERS_MAX * (GUEST_TEXT_SIZE + 2)] = "";
+    for (unsigned i = 0; i < g->nblockers; i++) {
+        size_t n = strlen(reasons);
+        snprintf(reasons + n, sizeof(reasons) - n, "%s%s", n ? "; " : "", g->blockers[i].reason);
+    }
+    if (g->nblockers) {
+        error_set(errp, "migration-blocked", "Guest '%s' can't be migrated: %s", g->name, reasons);
+    }
+    return !g->nblockers;
 }
 
 static bool check_outgoing(const struct entry *e, json_t *args, struct error **errp)
@@ -44,7 +59,7 @@ static bool check_outgoing(const struct entry *e, json_t *args, struct error **e
                   "The VMM of guest '%s' can't throttle it: turn auto-converge off", e->name);
         return false;
     }
-    return check_block_arguments(args, errp);
+    return check_blockers(e->guest, errp) && check_block_arguments(args, errp);
 }
 
 static struct endpoint *parse_uri(struct ferryd *d, json_t *args, struct error **errp)

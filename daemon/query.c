@@ -186,12 +186,30 @@ static json_t *orphan_info(const struct guest *g)
                      ram_info(&unknown, true, JOB_DEVICE));
 }
 
-json_t *query_migration(struct entry *e)
+static void add_blockers(json_t *info, const struct guest *g)
+{
+    json_t *reasons = json_array();
+    for (unsigned i = 0; i < g->nblockers; i++) {
+        json_array_append_new(reasons, json_string(g->blockers[i].reason));
+    }
+    json_object_set_new_nocheck(info, "blocked-reasons", reasons);
+}
+
+static json_t *last_migration(struct entry *e)
 {
     if (entry_is_orphan(e)) {
         return orphan_info(e->guest);
     }
     return e->job ? job_info(e->job) : json_object();
+}
+
+json_t *query_migration(struct entry *e)
+{
+    json_t *info = last_migration(e);
+    if (e->guest && e->guest->nblockers) {
+        add_blockers(info, e->guest);
+    }
+    return info;
 }
 
 /* ---- query-status, query-guests ---- */

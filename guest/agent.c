@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 
 _Static_assert(GUEST_NAME_SIZE == WIRE_NAME_SIZE, "names have one length");
+_Static_assert(GUEST_TEXT_SIZE == WIRE_TEXT_SIZE, "texts have one length");
+_Static_assert(GUEST_BLOCKERS_MAX == WIRE_BLOCKERS_MAX, "blockers have one limit");
 _Static_assert(GUEST_BLOCKS_MAX == WIRE_BLOCKS_MAX, "blocks have one limit");
 
 /* News taken from a VMM between two calls of agent_expire, and messages read in one go. */
@@ -254,8 +256,7 @@ static void set_state(struct agent *a, uint32_t state)
     }
 }
 
-/* A VMM's words go into logs and JSON, which take no stray bytes. */
-static void make_printable(char text[WIRE_TEXT_SIZE])
+void agent_make_printable(char text[WIRE_TEXT_SIZE])
 {
     text[WIRE_TEXT_SIZE - 1] = '\0';
     for (char *c = text; *c; c++) {
@@ -275,7 +276,7 @@ static bool on_reply(struct agent *a, const struct wire_message *msg, struct err
     {
         if (call->seq == msg->head.seq) {
             call->reply = msg->body.reply;
-            make_printable(call->reply.text);
+            agent_make_printable(call->reply.text);
             call->done = true; /* from here on a job's call may vanish once the lock is dropped */
             async = call->done_fn ? call : NULL;
             break;
@@ -292,16 +293,29 @@ static bool on_reply(struct agent *a, const struct wire_message *msg, struct err
     return true;
 }
 
-/* Each change becomes an event to every client: a VMM must not drown them. */
-static bool on_state(struct agent *a, const struct wire_message *msg, struct error **errp)
+/* News become events to every client, or keep the main thread: a VMM must not drown them. */
+static bool count_news(struct agent *a, struct error **errp)
 {
     if (++a->told > NEWS_MAX) {
         error_set(errp, "guest-protocol", "The VMM of guest '%s' changes its state too often",
                   a->guest.name);
         return false;
     }
+    return true;
+}
+
+static bool on_state(struct agent *a, const struct wire_message *msg, struct error **errp)
+{
+    if (!count_news(a, errp)) {
+        return false;
+    }
     set_state(a, msg->body.state.state);
     return true;
+}
+
+static bool on_blocker(struct agent *a, const struct wire_message *msg, struct error **errp)
+{
+    return count_news(a, errp) && agent_take_blocker(a, &msg->body.blocker, errp);
 }
 
 static bool on_shutdown(struct agent *a, const struct wire_message *msg, struct error **errp)
@@ -319,6 +333,7 @@ static bool dispatch(struct agent *a, const struct wire_message *msg, struct err
         [WIRE_REPLY] = on_reply,
         [WIRE_STATE] = on_state,
         [WIRE_SHUTDOWN] = on_shutdown,
+        [WIRE_BLOCKER] = on_blocker,
     };
     uint32_t type = msg->head.type;
     if (type < sizeof(handlers) / sizeof(handlers[0]) && handlers[type]) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The agent driver inside: agent.c has the connection and its calls, agent_introduce.c the
- * introduction of a guest, agent_ops.c what jobs ask.
+ * introduction of a guest, agent_ops.c what jobs ask, agent_blockers.c why a guest may not leave.
  */
 #ifndef FERRY_GUEST_AGENT_INTERNAL_H
 #define FERRY_GUEST_AGENT_INTERNAL_H
@@ -62,6 +62,12 @@ bool agent_call(struct agent *a, struct agent_call *call, const void *body, int 
 
 /* Handles a message of an introduction; takes *fd where it needs it (leaving -1). */
 bool agent_introduce(struct agent *a, const struct wire_message *msg, int *fd, struct error **errp);
+
+/* Handles a BLOCKER.  False: one that the VMM can't add, or remove. */
+bool agent_take_blocker(struct agent *a, const struct wire_blocker *told, struct error **errp);
+
+/* A VMM's words go into logs and JSON, which take no stray bytes. */
+void agent_make_printable(char text[WIRE_TEXT_SIZE]);
 
 void agent_wake(struct agent *a);
 void agent_free(struct guest *g);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * How a VMM introduces its guest: HELLO, its BLOCKs, READY.  Everything is checked here, once;
- * after it a guest's names are printable, its blocks aligned, inside their files and apart.
+ * How a VMM introduces its guest: HELLO, its BLOCKs, its BLOCKERs, READY.  Everything is checked
+ * here, once; after it a guest's names are printable, its blocks aligned, inside their files and
+ * apart.
  */
 #include "guest/agent_internal.h"
 
@@ -183,6 +184,9 @@ static bool introduce(struct agent *a, const struct wire_message *msg, int *fd, 
         due = WIRE_HELLO;
     } else if (a->blocks_due) {
         due = WIRE_BLOCK;
+    }
+    if (due == WIRE_READY && msg->head.type == WIRE_BLOCKER) {
+        return agent_take_blocker(a, &msg->body.blocker, errp);
     }
     if (msg->head.type != due) {
         error_set(errp, "guest-protocol", "The VMM sent message %u where %u was due",

@@ -17,9 +17,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define GUEST_NAME_SIZE  65 /* with the final NUL */
-#define GUEST_BLOCKS_MAX 64u
-#define GUEST_UUID_SIZE  16
+#define GUEST_NAME_SIZE    65 /* with the final NUL */
+#define GUEST_BLOCKS_MAX   64u
+#define GUEST_UUID_SIZE    16
+#define GUEST_BLOCKERS_MAX 16u
+#define GUEST_TEXT_SIZE    256 /* with the final NUL */
 
 /* The order is libferry's enum ferry_guest_state, which the wire carries. */
 enum guest_state {
@@ -35,6 +37,12 @@ struct guest_block {
     char name[GUEST_NAME_SIZE];
     int fd;
     uint64_t offset, length, gpa; /* bytes */
+};
+
+/* Why a guest may not leave, in its VMM's words, made printable. */
+struct guest_blocker {
+    uint64_t id;
+    char reason[GUEST_TEXT_SIZE];
 };
 
 struct guest;
@@ -95,6 +103,9 @@ struct guest {
     const char *tracking;         /* "kvm-manual-protect", "kvm-log", "marks" */
     /* Written by the main thread as the VMM tells it. */
     _Atomic int state; /* enum guest_state */
+    /* The main thread's. */
+    struct guest_blocker blockers[GUEST_BLOCKERS_MAX]; /* in the order in which they were told */
+    unsigned nblockers;
 };
 
 static inline struct guest *guest_ref(struct guest *g)

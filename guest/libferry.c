@@ -164,7 +164,7 @@ int ferry_start(struct ferry *f)
     return err ? -EAGAIN : 0;
 }
 
-static void wake(struct ferry *f)
+void ferry_wake(struct ferry *f)
 {
     uint64_t one = 1;
     ssize_t ignored = write(f->wake_fd, &one, sizeof(one));
@@ -180,7 +180,7 @@ void ferry_free(struct ferry *f)
         pthread_mutex_lock(&f->lock);
         f->stopping = true;
         pthread_mutex_unlock(&f->lock);
-        wake(f);
+        ferry_wake(f);
         pthread_join(f->thread, NULL);
     }
     for (unsigned i = 0; i < f->nblocks; i++) {
@@ -240,7 +240,7 @@ void ferry_guest_paused(struct ferry *f)
         f->tell_state = true;
     }
     pthread_mutex_unlock(&f->lock);
-    wake(f);
+    ferry_wake(f);
 }
 
 int ferry_guest_running(struct ferry *f)
@@ -252,7 +252,7 @@ int ferry_guest_running(struct ferry *f)
         f->tell_state = true;
     }
     pthread_mutex_unlock(&f->lock);
-    wake(f);
+    ferry_wake(f);
     return ours ? 0 : -EBUSY;
 }
 
@@ -261,7 +261,7 @@ void ferry_guest_shutdown(struct ferry *f)
     pthread_mutex_lock(&f->lock);
     f->tell_shutdown = true;
     pthread_mutex_unlock(&f->lock);
-    wake(f);
+    ferry_wake(f);
 }
 
 enum ferry_guest_state ferry_guest_state(struct ferry *f)

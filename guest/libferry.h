@@ -34,9 +34,11 @@ extern "C" {
 #define FERRY_API __attribute__((visibility("default")))
 
 /* Limits, each the same on ferryd's side; passing one is -E2BIG or -EINVAL. */
-#define FERRY_NAME_MAX   64   /* bytes of a guest's or block's name, without the final NUL */
-#define FERRY_BLOCKS_MAX 64   /* RAM blocks of one guest */
-#define FERRY_PAGE_SIZE  4096 /* offsets, addresses and lengths are multiples of this */
+#define FERRY_NAME_MAX     64   /* bytes of a guest's or block's name, without the final NUL */
+#define FERRY_BLOCKS_MAX   64   /* RAM blocks of one guest */
+#define FERRY_BLOCKERS_MAX 16   /* blockers of one guest at a time */
+#define FERRY_REASON_MAX   255  /* bytes of a blocker's reason, without the final NUL */
+#define FERRY_PAGE_SIZE    4096 /* offsets, addresses and lengths are multiples of this */
 
 /* A block that KVM's dirty log does not cover: all its writes are told with ferry_mark_dirty. */
 #define FERRY_NO_SLOT UINT32_MAX
@@ -169,6 +171,18 @@ FERRY_API void ferry_mark_dirty(struct ferry *f, uint64_t gpa, uint64_t length);
  */
 FERRY_API void ferry_guest_paused(struct ferry *f);
 FERRY_API int ferry_guest_running(struct ferry *f);
+
+/*
+ * A reason why the guest may not leave its host now, in words for the operator: ferryd refuses to
+ * migrate it while there is one.  From any thread, before or after ferry_start; an incoming guest
+ * may have some, which count once it has arrived.  *id (not 0) is what removes it again.
+ * -EBUSY: a migration has the guest already, and must end first; -EINVAL: an empty reason, or a too
+ * long one; -E2BIG.
+ */
+FERRY_API int ferry_add_blocker(struct ferry *f, const char *reason, uint64_t *id);
+
+/* -ENOENT: there is no such blocker. */
+FERRY_API int ferry_remove_blocker(struct ferry *f, uint64_t id);
 
 /* The guest has shut itself down: ferryd sends SHUTDOWN to its clients and forgets the guest. */
 FERRY_API void ferry_guest_shutdown(struct ferry *f);

@@ -4,7 +4,7 @@
  * is the only caller of the callbacks; the VMM's threads only mark pages and tell about pauses.
  *
  * Locks, in the order they may be taken:
- *   lock      state, was_paused, busy, tell_state, tell_shutdown, stopping
+ *   lock      state, was_paused, busy, leaving, blockers, tell_state, tell_shutdown, stopping
  *   map_lock  map (written by the library's thread only: LOG_START, LOG_STOP)
  */
 #ifndef FERRY_GUEST_LIBFERRY_INTERNAL_H
@@ -27,6 +27,14 @@ struct ferry_block {
     struct kvmlog_slot slot;
 };
 
+/* A place for one blocker.  What ferryd knows of it is made to follow, whatever happened meanwhile.
+ */
+struct ferry_blocker {
+    uint64_t id;   /* 0: none */
+    uint64_t told; /* the id that ferryd has for this place; 0: none */
+    char reason[FERRY_REASON_MAX + 1];
+};
+
 struct ferry {
     /* Set before ferry_start and constant after it. */
     char *name;
@@ -47,7 +55,10 @@ struct ferry {
     enum ferry_guest_state state;
     bool was_paused; /* what a STOPPED guest goes back to */
     bool busy;       /* a stop or resume callback runs: the VMM may not resume by itself */
-    bool tell_state; /* state changed by the VMM, ferryd was not told yet */
+    bool leaving;    /* dirty logging was asked for: no blocker may come any more */
+    struct ferry_blocker blockers[FERRY_BLOCKERS_MAX];
+    uint64_t last_blocker; /* the last id given */
+    bool tell_state;       /* state changed by the VMM, ferryd was not told yet */
     bool tell_shutdown;
     bool stopping; /* ferry_free */
 
@@ -67,6 +78,12 @@ struct ferry {
 /* The thread: connects, serves, cleans up behind a lost connection, until `stopping`. */
 void *ferry_thread(void *arg);
 
+/* Sends, waiting for a ferryd that is slow to read, but not longer than the handle lives. */
+int ferry_send(struct ferry *f, uint32_t type, uint64_t seq, const void *body, int fd);
+
+/* Makes the thread look at what has changed. */
+void ferry_wake(struct ferry *f);
+
 /* Performs one request of ferryd's and fills its reply.  `fd` stays the caller's. */
 void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
                    struct wire_reply *reply);
@@ -74,6 +91,18 @@ void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
 /* ferryd is gone: logging and throttling off, a guest stopped by a migration back to what it was.
  */
 void ferry_abandon(struct ferry *f);
+
+/* ---- libferry_blockers.c ---- */
+
+/* Tells what ferryd does not know yet; `anew`: the connection is new, it knows nothing. */
+int ferry_tell_blockers(struct ferry *f, bool anew);
+
+/*
+ * A migration takes the guest: no blocker can be added until ferry_end_leaving.  -EBUSY with the
+ * first reason when there is one already.  Both in one step, so that none slips in between.
+ */
+int ferry_begin_leaving(struct ferry *f, char reason[FERRY_REASON_MAX + 1]);
+void ferry_end_leaving(struct ferry *f);
 
 void ferry_set_state(struct ferry *f, enum ferry_guest_state state);
 

@@ -53,7 +53,7 @@ static void drop_map(struct ferry *f)
     pthread_rwlock_unlock(&f->map_lock);
 }
 
-static void log_off(struct ferry *f)
+static void drop_log(struct ferry *f)
 {
     if (f->logging) {
         set_logging(f, false);
@@ -61,15 +61,27 @@ static void log_off(struct ferry *f)
     drop_map(f);
 }
 
+static void log_off(struct ferry *f)
+{
+    drop_log(f);
+    ferry_end_leaving(f);
+}
+
 static int do_log_start(struct ferry *f, const union wire_body *body, int fd,
                         struct wire_reply *reply)
 {
+    char reason[FERRY_REASON_MAX + 1];
     (void)body;
-    log_off(f);
+    if (ferry_begin_leaving(f, reason)) {
+        snprintf(reply->text, sizeof(reply->text), "migration is blocked: %.220s", reason);
+        return -EBUSY;
+    }
+    drop_log(f);
     pthread_rwlock_wrlock(&f->map_lock);
     int err = fd < 0 ? -EBADF : dirtymap_map(&f->map, fd, f->pages, f->nblocks);
     pthread_rwlock_unlock(&f->map_lock);
     if (err) {
+        ferry_end_leaving(f);
         return reply_error(reply, err, "the dirty map can't be mapped");
     }
     err = set_logging(f, true);

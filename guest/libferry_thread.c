@@ -67,8 +67,7 @@ static int connect_socket(const char *path)
     return sock;
 }
 
-/* Sends, waiting for a ferryd that is slow to read, but not longer than the handle lives. */
-static int send_message(struct ferry *f, uint32_t type, uint64_t seq, const void *body, int fd)
+int ferry_send(struct ferry *f, uint32_t type, uint64_t seq, const void *body, int fd)
 {
     for (;;) {
         int err = wire_send(f->sock, type, seq, body, fd);
@@ -104,7 +103,7 @@ static int send_hello(struct ferry *f)
     hello.state = f->state;
     f->tell_state = false;
     pthread_mutex_unlock(&f->lock);
-    return send_message(f, WIRE_HELLO, 0, &hello, -1);
+    return ferry_send(f, WIRE_HELLO, 0, &hello, -1);
 }
 
 static int introduce(struct ferry *f)
@@ -115,9 +114,10 @@ static int introduce(struct ferry *f)
         struct wire_block block = {
             .offset = b->offset, .length = b->length, .gpa = b->gpa, .has_slot = b->has_slot};
         strcpy(block.name, b->name);
-        err = send_message(f, WIRE_BLOCK, 0, &block, b->fd);
+        err = ferry_send(f, WIRE_BLOCK, 0, &block, b->fd);
     }
-    return err ? err : send_message(f, WIRE_READY, 0, NULL, -1);
+    err = err ? err : ferry_tell_blockers(f, true);
+    return err ? err : ferry_send(f, WIRE_READY, 0, NULL, -1);
 }
 
 /* `reason` is filled where the outcome is REFUSED. */
@@ -159,8 +159,9 @@ static int tell_changes(struct ferry *f)
     struct wire_state state = {.state = f->state};
     f->tell_state = f->tell_shutdown = false;
     pthread_mutex_unlock(&f->lock);
-    int err = tell ? send_message(f, WIRE_STATE, 0, &state, -1) : 0;
-    return err || !shutdown ? err : send_message(f, WIRE_SHUTDOWN, 0, NULL, -1);
+    int err = tell ? ferry_send(f, WIRE_STATE, 0, &state, -1) : 0;
+    err = err ? err : ferry_tell_blockers(f, false);
+    return err || !shutdown ? err : ferry_send(f, WIRE_SHUTDOWN, 0, NULL, -1);
 }
 
 static enum outcome serve_one(struct ferry *f)
@@ -175,7 +176,7 @@ static enum outcome serve_one(struct ferry *f)
     if (fd >= 0) {
         close(fd);
     }
-    if (!send_message(f, WIRE_REPLY, msg.head.seq, &reply, -1)) {
+    if (!ferry_send(f, WIRE_REPLY, msg.head.seq, &reply, -1)) {
         return GO_ON;
     }
     if (msg.head.type == WIRE_GIVE_AWAY) {

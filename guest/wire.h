@@ -4,8 +4,9 @@
  * the host's byte order (both ends are on one host).  schema/guest-protocol.md describes them.
  *
  * The VMM connects and introduces itself: HELLO, one BLOCK per RAM block (with its descriptor),
- * READY.  ferryd answers WELCOME or REFUSE.  From then on ferryd sends requests, each answered by
- * one REPLY with the same sequence number, in order; the VMM sends STATE and SHUTDOWN on its own.
+ * its BLOCKERs, READY.  ferryd answers WELCOME or REFUSE.  From then on ferryd sends requests, each
+ * answered by one REPLY with the same sequence number, in order; the VMM sends STATE, BLOCKER and
+ * SHUTDOWN on its own.
  */
 #ifndef FERRY_GUEST_WIRE_H
 #define FERRY_GUEST_WIRE_H
@@ -13,15 +14,16 @@
 #include <stdint.h>
 
 /* Both ends speak one range of versions and use the highest that they share. */
-#define WIRE_VERSION     1u
-#define WIRE_VERSION_MIN 1u
+#define WIRE_VERSION      2u
+#define WIRE_VERSION_MIN  2u
 
-#define WIRE_MAGIC       0x59525246u /* "FRRY" */
+#define WIRE_MAGIC        0x59525246u /* "FRRY" */
 
-#define WIRE_NAME_SIZE   65  /* with the final NUL */
-#define WIRE_TEXT_SIZE   256 /* with the final NUL */
-#define WIRE_BLOCKS_MAX  64u /* see FERRY_BLOCKS_MAX */
-#define WIRE_UUID_SIZE   16
+#define WIRE_NAME_SIZE    65  /* with the final NUL */
+#define WIRE_TEXT_SIZE    256 /* with the final NUL */
+#define WIRE_BLOCKS_MAX   64u /* see FERRY_BLOCKS_MAX */
+#define WIRE_BLOCKERS_MAX 16u /* see FERRY_BLOCKERS_MAX */
+#define WIRE_UUID_SIZE    16
 
 /* No message is longer: the receiver's buffer. */
 #define WIRE_MESSAGE_MAX 1024u
@@ -37,6 +39,7 @@ enum wire_type {
     WIRE_REPLY = 4,
     WIRE_STATE = 5,
     WIRE_SHUTDOWN = 6,
+    WIRE_BLOCKER = 8,
     /* from ferryd */
     WIRE_WELCOME = 64,
     WIRE_REFUSE = 65,
@@ -139,6 +142,13 @@ struct wire_state {
     uint32_t state;
 };
 
+/* A reason why the guest may not leave its host. */
+struct wire_blocker {
+    uint64_t id;    /* not 0; of one connection's blockers */
+    uint32_t added; /* 1: it counts from now on; 0: it is gone, text is empty */
+    char text[WIRE_TEXT_SIZE];
+};
+
 /* Every body that a fixed message may have; checked against length by the receiver. */
 union wire_body {
     struct wire_hello hello;
@@ -153,6 +163,7 @@ union wire_body {
     struct wire_start start;
     struct wire_reply reply;
     struct wire_state state;
+    struct wire_blocker blocker;
 };
 
 struct wire_message {

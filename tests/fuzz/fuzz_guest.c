@@ -60,6 +60,8 @@ static void fill_message(struct wire_message *msg, uint32_t type, unsigned count
         msg->body.block = (struct wire_block){
             .length = PAGES * PAGE, .gpa = (uint64_t)count * PAGES * PAGE, .name = "block?"};
         msg->body.block.name[5] = (char)('a' + count % 26);
+    } else if (type == WIRE_BLOCKER) {
+        msg->body.blocker = (struct wire_blocker){.id = 1 + count, .added = 1, .text = "blocked"};
     } else if (type == WIRE_REPLY) {
         msg->head.seq = count;
     }
@@ -73,7 +75,7 @@ static const uint8_t *send_next(int sock, const uint8_t *data, const uint8_t *en
         return NULL;
     }
     fill_message(&msg, data[0], *blocks);
-    *blocks += data[0] == WIRE_BLOCK || data[0] == WIRE_REPLY;
+    *blocks += data[0] == WIRE_BLOCK || data[0] == WIRE_REPLY || data[0] == WIRE_BLOCKER;
     size_t length = sizeof(msg.head) + msg.head.length;
     size_t have = (size_t)(end - data) - BYTES;
     size_t n = data[3] < have ? data[3] : have;
@@ -120,6 +122,22 @@ static void check_name(const char name[GUEST_NAME_SIZE])
     require(n > 0 && n < GUEST_NAME_SIZE);
     for (size_t i = 0; i < n; i++) {
         require(name[i] > ' ' && name[i] < 0x7f && name[i] != '"' && name[i] != '\\');
+    }
+}
+
+static void check_blockers(const struct guest *g)
+{
+    require(g->nblockers <= GUEST_BLOCKERS_MAX);
+    for (unsigned i = 0; i < g->nblockers; i++) {
+        const struct guest_blocker *b = &g->blockers[i];
+        size_t n = strnlen(b->reason, GUEST_TEXT_SIZE);
+        require(b->id && n > 0 && n < GUEST_TEXT_SIZE);
+        for (size_t at = 0; at < n; at++) {
+            require(b->reason[at] >= ' ' && b->reason[at] < 0x7f);
+        }
+        for (unsigned j = 0; j < i; j++) {
+            require(g->blockers[j].id != b->id);
+        }
     }
 }
 
@@ -192,6 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     require(ok == !err);
+    check_blockers(g);
     error_free(err);
     agent_expire(g);
     agent_lost(g);

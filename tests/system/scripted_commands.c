@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -244,6 +245,31 @@ static void do_set_state_size(struct guest *guest, const struct words *words)
     say("ok");
 }
 
+/* add-blocker WORDS: the reason; answers its id. */
+static void do_add_blocker(struct guest *guest, const struct words *words)
+{
+    char reason[FERRY_REASON_MAX + 1] = "";
+    uint64_t id = 0;
+
+    for (unsigned i = 1; i < words->count; i++) {
+        size_t used = strlen(reason);
+        snprintf(reason + used, sizeof(reason) - used, "%s%s", i > 1 ? " " : "", words->word[i]);
+    }
+    int rc = ferry_add_blocker(guest->ferry, reason, &id);
+    if (rc != 0) {
+        answer(rc);
+    } else {
+        say("ok %" PRIu64, id);
+    }
+}
+
+static void do_remove_blocker(struct guest *guest, const struct words *words)
+{
+    uint64_t id = 0;
+
+    answer(number(words->word[1], &id) ? ferry_remove_blocker(guest->ferry, id) : -EINVAL);
+}
+
 static void do_pause(struct guest *guest, const struct words *words)
 {
     (void)words;
@@ -282,6 +308,8 @@ static const struct {
     {"state", 1, 1, do_state},
     {"behave", 2, 5, do_behave},
     {"set-state-size", 2, 2, do_set_state_size},
+    {"add-blocker", 2, WORDS_MAX, do_add_blocker},
+    {"remove-blocker", 2, 2, do_remove_blocker},
     {"pause", 1, 1, do_pause},
     {"unpause", 1, 1, do_unpause},
     {"shutdown", 1, 1, do_shutdown},

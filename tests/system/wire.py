@@ -7,9 +7,10 @@ import socket
 import struct
 
 MAGIC = 0x59525246
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 HELLO, BLOCK, READY, REPLY, STATE, SHUTDOWN = range(1, 7)
+BLOCKER = 8
 WELCOME, REFUSE = 64, 65
 RUNNING, PAUSED, STOPPED, GIVEN_AWAY, INCOMING = range(5)
 
@@ -31,6 +32,10 @@ def hello(name=b"g", magic=MAGIC, version=VERSION, version_min=VERSION, features
 def block(name=b"ram", offset=0, length=1 << 20, gpa=0, has_slot=0):
     return message(BLOCK, struct.pack("<3QI", offset, length, gpa, has_slot) +
                    name.ljust(65, b"\0") + bytes(3))
+
+
+def blocker(number, reason=b"", added=1):
+    return message(BLOCKER, struct.pack("<QI", number, added) + reason.ljust(256, b"\0") + bytes(4))
 
 
 def ready():

@@ -179,13 +179,26 @@ static void await_fd(int fd)
     ck_assert_int_eq(poll(&p, 1, PATIENCE_MS), 1);
 }
 
-/* The next message; `fd` (or NULL) is the caller's. */
-struct wire_message await_message(struct ferryd *d, uint32_t type, int *fd)
+static struct wire_message take_message(struct ferryd *d, int *fd)
 {
     struct wire_message msg = {0};
-    int passed;
     await_fd(d->sock);
-    ck_assert_int_eq(wire_recv(d->sock, &msg, &passed), 1);
+    ck_assert_int_eq(wire_recv(d->sock, &msg, fd), 1);
+    return msg;
+}
+
+struct wire_message await_any(struct ferryd *d)
+{
+    int passed;
+    struct wire_message msg = take_message(d, &passed);
+    ck_assert_int_eq(passed, -1);
+    return msg;
+}
+
+struct wire_message await_message(struct ferryd *d, uint32_t type, int *fd)
+{
+    int passed;
+    struct wire_message msg = take_message(d, &passed);
     ck_assert_uint_eq(msg.head.type, type);
     if (fd) {
         *fd = passed;
@@ -220,7 +233,13 @@ void take_introduction(struct ferryd *d, const int *same)
         ck_assert(!same || (fstat(same[i], &b) == 0 && a.st_ino == b.st_ino));
         close(fd);
     }
-    await_message(d, WIRE_READY, NULL);
+    d->nblockers = 0;
+    struct wire_message msg;
+    while ((msg = await_any(d)).head.type == WIRE_BLOCKER) {
+        ck_assert_uint_lt(d->nblockers, WIRE_BLOCKERS_MAX);
+        d->blockers[d->nblockers++] = msg.body.blocker;
+    }
+    ck_assert_uint_eq(msg.head.type, WIRE_READY);
 }
 
 void welcome(struct ferryd *d)

@@ -53,12 +53,16 @@ struct ferryd {
     uint64_t seq;
     struct wire_hello hello;
     struct wire_block blocks[4];
+    struct wire_blocker blockers[WIRE_BLOCKERS_MAX]; /* of the introduction */
+    unsigned nblockers;
 };
 
 void ferryd_init(struct ferryd *d);
 void ferryd_listen(struct ferryd *d);
 void ferryd_end(struct ferryd *d);
 
+/* The next message, of any type, without a descriptor. */
+struct wire_message await_any(struct ferryd *d);
 /* The next message; `fd` (or NULL) is the caller's. */
 struct wire_message await_message(struct ferryd *d, uint32_t type, int *fd);
 void expect_lost(struct ferryd *d);

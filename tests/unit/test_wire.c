@@ -24,6 +24,8 @@ _Static_assert(offsetof(struct wire_block, name) == 28, "block.name");
 _Static_assert(offsetof(struct wire_log_clear, first) == 8, "log_clear.first");
 _Static_assert(offsetof(struct wire_reply, was_paused) == 8, "reply.was_paused");
 _Static_assert(offsetof(struct wire_reply, text) == 12, "reply.text");
+_Static_assert(offsetof(struct wire_blocker, added) == 8, "blocker.added");
+_Static_assert(offsetof(struct wire_blocker, text) == 12, "blocker.text");
 
 static const struct {
     uint32_t type;
@@ -34,7 +36,7 @@ static const struct {
     {WIRE_LOG_START, 0}, {WIRE_LOG_SYNC, 0},   {WIRE_LOG_CLEAR, 24}, {WIRE_LOG_STOP, 0},
     {WIRE_STOP, 4},      {WIRE_RESUME, 4},     {WIRE_SAVE, 0},       {WIRE_LOAD, 0},
     {WIRE_THROTTLE, 4},  {WIRE_GIVE_AWAY, 16}, {WIRE_TAKE_BACK, 0},  {WIRE_RELEASE, 0},
-    {WIRE_START, 4},
+    {WIRE_START, 4},     {WIRE_BLOCKER, 272},
 };
 
 #define NBODIES (sizeof(bodies) / sizeof(bodies[0]))
