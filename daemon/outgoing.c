@@ -10,8 +10,6 @@
 
 #include <poll.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <xxhash.h>
 
 /* A cancelled job waits no longer than this for the VMM to say that its guest runs again. */
 #define CANCEL_RESUME_MS 50
@@ -222,56 +220,7 @@ static bool send_last_round(struct outgoing *o, struct error **errp)
     return true;
 }
 
-/* ---- device state ---- */
-
-/* The bytes come from a file that the VMM can still change: read once, hashed as they are sent. */
-static bool send_state_file(struct outgoing *o, int fd, uint64_t size, struct error **errp)
-{
-    CLEANUP_FREE uint8_t *buf = malloc(16 + RECORD_PAYLOAD_MAX);
-    XXH3_state_t *hash = XXH3_createState();
-    if (!buf || !hash) {
-        abort();
-    }
-    XXH3_64bits_reset(hash);
-    bool ok = true;
-    for (uint64_t at = 0; ok && at < size;) {
-        ssize_t n = pread(fd, buf + 16, RECORD_PAYLOAD_MAX, (off_t)at);
-        if (n <= 0) {
-            error_set(errp, "guest-refused", "The device state of guest '%s' became shorter",
-                      o->job->guest_name);
-            ok = false;
-            break;
-        }
-        uint8_t head[RECORD_HEAD_SIZE];
-        static const uint8_t padding[8];
-        put_le64(buf, at);
-        put_le64(buf + 8, 0);
-        record_head(head, RECORD_STATE, 16 + (uint64_t)n, buf, 16);
-        struct iovec iov[] = {{.iov_base = head, .iov_len = sizeof(head)},
-                              {.iov_base = buf, .iov_len = 16 + (size_t)n},
-                              {.iov_base = (void *)padding, .iov_len = (size_t)(-n & 7)}};
-        XXH3_64bits_update(hash, buf + 16, (size_t)n);
-        ok = o->stream.sink.write(&o->stream, iov, 3, errp);
-        at += (uint64_t)n;
-    }
-    uint8_t end[16];
-    put_le64(end, size);
-    put_le64(end + 8, XXH3_64bits_digest(hash));
-    XXH3_freeState(hash);
-    return ok && stream_write(&o->stream, RECORD_STATE_END, end, sizeof(end), errp);
-}
-
-static int save_state(struct outgoing *o, struct error **errp)
-{
-    struct wait w = job_guest_wait(o->job);
-    struct stat st = {0};
-    int fd = o->job->guest->ops->save_state(o->job->guest, &w, errp);
-    if (fd >= 0) {
-        fstat(fd, &st);
-        o->state_bytes = (uint64_t)st.st_size;
-    }
-    return fd;
-}
+/* ---- the end ---- */
 
 static bool send_end(struct outgoing *o, struct error **errp)
 {
@@ -289,9 +238,8 @@ static bool send_device(struct outgoing *o, struct error **errp)
     job_set_status(o->job, JOB_DEVICE);
     bool verify = o->job->capabilities[CAPABILITY_VERIFY];
     /* Saved first: a VMM may write RAM, or tell of writes, as it does. */
-    CLEANUP_CLOSE int state = save_state(o, errp);
-    bool ok = state >= 0 && send_last_round(o, errp) &&
-              send_state_file(o, state, o->state_bytes, errp) &&
+    CLEANUP_CLOSE int state = outgoing_save_state(o, errp);
+    bool ok = state >= 0 && send_last_round(o, errp) && outgoing_send_state(o, state, errp) &&
               (!verify || verify_send(o->ram, &o->stream.sink, errp)) && send_end(o, errp);
     if (!ok) {
         stream_prefer_peers_word(&o->stream, errp);

@@ -37,6 +37,13 @@ struct outgoing {
     bool given_away;
 };
 
+/*
+ * The device state (outgoing_state.c): has the VMM save it, into a memory file that is the caller's
+ * (-1: failed), and sends that, state_bytes of it.
+ */
+int outgoing_save_state(struct outgoing *o, struct error **errp);
+bool outgoing_send_state(struct outgoing *o, int fd, struct error **errp);
+
 /* A job's whole life; for job_start. */
 void outgoing_run(struct job *job);
 
