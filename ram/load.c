@@ -3,6 +3,7 @@
 
 #include "common/bits.h"
 #include "ram/fault.h"
+#include "ram/xbzrle.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,18 +45,20 @@ static void copy_bytes(void *arg)
     memcpy(c->to, c->from, c->length);
 }
 
+static bool no_memory(const struct ram_block *b, uint64_t offset, struct error **errp)
+{
+    error_set(errp, "ram-unusable", "RAM block '%s' has no memory at byte %" PRIu64, b->name,
+              offset);
+    return false;
+}
+
 /* The one place where received pages are put where they belong. */
 static bool put_bytes(const struct ram_block *b, uint64_t offset, const uint8_t *from,
                       size_t length, struct error **errp)
 {
     if (b->no_pwrite) {
         struct copy c = {.to = b->map + offset, .from = from, .length = length};
-        if (!fault_guarded(copy_bytes, &c)) {
-            error_set(errp, "ram-unusable", "RAM block '%s' has no memory at byte %" PRIu64,
-                      b->name, offset);
-            return false;
-        }
-        return true;
+        return fault_guarded(copy_bytes, &c) || no_memory(b, offset, errp);
     }
     while (length) {
         ssize_t n = pwrite(b->fd, from, length, (off_t)(b->offset + offset));
@@ -128,5 +131,42 @@ bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_co
         bits_clear_range(b->populated, at, stop);
         at = stop;
     }
+    return true;
+}
+
+struct change {
+    const uint8_t *delta;
+    size_t length;
+    uint8_t *page;
+};
+
+static void change_page(void *arg)
+{
+    const struct change *c = arg;
+    xbzrle_apply(c->delta, c->length, c->page);
+}
+
+bool ram_load_delta(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
+                    struct error **errp)
+{
+    uint64_t offset = get_le64(rec->body + 8);
+    struct ram_block *b = find_range(ram, get_le32(rec->body), offset, RAM_PAGE_SIZE, errp);
+    struct change c = {.delta = rec->body + 16, .length = (size_t)rec->length - 16};
+    if (!b) {
+        return false;
+    }
+    if (!xbzrle_check(c.delta, c.length)) {
+        error_set(errp, "stream-corrupt",
+                  "The delta of the page at %" PRIu64
+                  " of RAM block '%s' leaves the page or itself",
+                  offset, b->name);
+        return false;
+    }
+    bits_set(b->populated, offset >> RAM_PAGE_SHIFT);
+    c.page = b->map + offset;
+    if (!fault_guarded(change_page, &c)) {
+        return no_memory(b, offset, errp);
+    }
+    atomic_fetch_add_explicit(&counters->delta, 1, memory_order_relaxed);
     return true;
 }

@@ -17,6 +17,7 @@
 struct ram_load_counters {
     _Atomic uint64_t normal;    /* pages with payload */
     _Atomic uint64_t duplicate; /* pages of zero ranges */
+    _Atomic uint64_t delta;     /* pages changed by deltas */
 };
 
 /* Each handles one record of its type; the stream's fault is "stream-corrupt". */
@@ -24,5 +25,8 @@ bool ram_load_pages(struct ram *ram, struct record_reader *reader, struct record
                     struct ram_load_counters *counters, struct error **errp);
 bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
                    struct error **errp);
+/* The delta is checked whole before the page is touched; a page that does not exist is zeroes. */
+bool ram_load_delta(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
+                    struct error **errp);
 
 #endif

@@ -34,6 +34,7 @@ static const struct record_rule rules[] = {
     [RECORD_ASK] = {"ASK", 16, 16, false},
     [RECORD_DONE] = {"DONE", 0, 0, false},
     [RECORD_ALIVE] = {"ALIVE", 0, 0, false},
+    [RECORD_RAM_DELTA] = {"RAM_DELTA", 16 + 3, 16 + RECORD_DELTA_MAX, false},
     [RECORD_ACCEPT] = {"ACCEPT", 8, 8, false},
     [RECORD_READY] = {"READY", 8, 8, false},
     [RECORD_RUNNING] = {"RUNNING", 8, 8, false},

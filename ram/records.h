@@ -29,6 +29,8 @@ struct iovec;
 #define RECORD_HEAD_SIZE 16u
 /* Bodies that are read whole are no longer than this. */
 #define RECORD_BODY_MAX 65536u
+/* Bytes of a page's delta: fewer than the page has. */
+#define RECORD_DELTA_MAX 4095u
 /* Payload of one RAM_PAGES or STATE record. */
 #define RECORD_PAYLOAD_MAX (1u << 20)
 /* A skippable record that is longer than this is an attack on the reader's time. */
@@ -49,9 +51,10 @@ enum record_type {
     RECORD_VERIFY = 11, /* hashes of a run of pages */
     RECORD_END = 12,    /* counts; READY or FAIL is due */
     RECORD_GO = 13,
-    RECORD_ASK = 14,   /* instead of HELLO: what became of a job? */
-    RECORD_DONE = 15,  /* RUNNING was seen: the destination may forget the job */
-    RECORD_ALIVE = 16, /* nothing to send for now */
+    RECORD_ASK = 14,       /* instead of HELLO: what became of a job? */
+    RECORD_DONE = 15,      /* RUNNING was seen: the destination may forget the job */
+    RECORD_ALIVE = 16,     /* nothing to send for now */
+    RECORD_RAM_DELTA = 17, /* what has changed in one page, with the capability xbzrle */
     /* destination to source */
     RECORD_ACCEPT = 32,
     RECORD_READY = 33,

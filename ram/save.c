@@ -2,6 +2,7 @@
 #include "ram/save.h"
 
 #include "common/bits.h"
+#include "ram/delta.h"
 #include "ram/extent.h"
 #include "ram/fault.h"
 #include "ram/zero.h"
@@ -17,6 +18,7 @@
 
 /* Records per writev: two iovecs each, IOV_MAX (1024) in all. */
 #define BATCH_RECORDS   512u
+#define BATCH_IOVECS    (2 * BATCH_RECORDS)
 #define BATCH_HEAD_SIZE 40u /* of a RAM_ZERO record, the larger of the two */
 
 /* From this many pages on a run that the tracker reports is asked for holes before it is read. */
@@ -29,12 +31,16 @@
 
 /* Records collected for one writev. */
 struct batch {
-    struct iovec iov[2 * BATCH_RECORDS];
+    struct iovec iov[BATCH_IOVECS];
     uint8_t heads[BATCH_RECORDS][BATCH_HEAD_SIZE];
     int iovcnt;
-    unsigned records;
-    size_t payload; /* bytes collected */
-    size_t limit;   /* bytes that the pacer has allowed */
+    unsigned records; /* heads taken */
+    size_t payload;   /* bytes collected */
+    size_t limit;     /* bytes that the pacer has allowed */
+    /* The last record while it is RAM_PAGES made of copies, which the next copy may extend: */
+    uint8_t *run;      /* its head; NULL: it is another */
+    uint64_t run_from; /* pages [run_from, run_end) */
+    uint64_t run_end;
 };
 
 /* One sweep over all blocks. */
@@ -59,12 +65,18 @@ static void count_done(struct sweep *s, _Atomic uint64_t *counter, uint64_t page
     atomic_fetch_sub_explicit(&s->saver->counters->remaining, pages, memory_order_relaxed);
 }
 
+/* The first round goes whole: what is written once is not worth the room. */
+static bool has_deltas(const struct sweep *s)
+{
+    return s->saver->delta && s->kind != RAM_ROUND_FIRST;
+}
+
 /* ---- batches ---- */
 
 static bool batch_flush(struct sweep *s, struct error **errp)
 {
     struct batch *b = &s->batch;
-    if (!b->records) {
+    if (!b->iovcnt) {
         return true;
     }
     const struct record_sink *sink = &s->saver->sink;
@@ -80,6 +92,10 @@ static bool batch_flush(struct sweep *s, struct error **errp)
     b->records = 0;
     b->payload = 0;
     b->limit = 0;
+    b->run = NULL;
+    if (s->saver->delta) {
+        ram_delta_sent(s->saver->delta);
+    }
     return ok;
 }
 
@@ -87,11 +103,12 @@ static bool batch_flush(struct sweep *s, struct error **errp)
 static bool batch_reserve(struct sweep *s, struct error **errp)
 {
     struct batch *b = &s->batch;
-    bool full = b->records == BATCH_RECORDS || b->payload + RAM_PAGE_SIZE > b->limit;
-    if (b->records && full && !batch_flush(s, errp)) {
+    bool full = b->records == BATCH_RECORDS || b->iovcnt + 2 > (int)BATCH_IOVECS ||
+                b->payload + RAM_PAGE_SIZE > b->limit;
+    if (b->iovcnt && full && !batch_flush(s, errp)) {
         return false;
     }
-    if (!b->records) {
+    if (!b->iovcnt) {
         const struct ram_pacer *pacer = &s->saver->pacer;
         b->limit = pacer->allow(pacer->opaque, RECORD_PAYLOAD_MAX, errp);
         if (!b->limit) {
@@ -124,6 +141,7 @@ static bool flush_zero(struct sweep *s, struct error **errp)
     put_le32(fixed + 4, 0);
     put_le64(fixed + 8, s->zero_from << RAM_PAGE_SHIFT);
     put_le64(fixed + 16, (s->zero_end - s->zero_from) << RAM_PAGE_SHIFT);
+    b->run = NULL;
     record_head(head, RECORD_RAM_ZERO, 24, fixed, 24);
     batch_iov(b, head, RECORD_HEAD_SIZE + 24);
     s->zero_from = s->zero_end = 0;
@@ -139,8 +157,20 @@ static bool put_zero(struct sweep *s, uint64_t first, uint64_t end, struct error
         s->zero_from = first;
     }
     s->zero_end = end;
+    if (has_deltas(s)) {
+        ram_delta_forget(s->saver->delta, s->index, first, end);
+    }
     count_done(s, &s->saver->counters->duplicate, end - first);
     return true;
+}
+
+static void fill_pages_head(uint8_t *head, unsigned block, uint64_t first, uint64_t pages)
+{
+    uint8_t *fixed = head + RECORD_HEAD_SIZE;
+    put_le32(fixed, block);
+    put_le32(fixed + 4, 0);
+    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
+    record_head(head, RECORD_RAM_PAGES, 16 + (pages << RAM_PAGE_SHIFT), fixed, 16);
 }
 
 /* As much of [first, end) as the batch has room for; returns the pages taken, 0 with an error. */
@@ -154,11 +184,8 @@ static uint64_t put_some_pages(struct sweep *s, uint64_t first, uint64_t end, st
     uint64_t pages = end - first < room ? end - first : room;
     size_t bytes = (size_t)pages << RAM_PAGE_SHIFT;
     uint8_t *head = b->heads[b->records++];
-    uint8_t *fixed = head + RECORD_HEAD_SIZE;
-    put_le32(fixed, s->index);
-    put_le32(fixed + 4, 0);
-    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
-    record_head(head, RECORD_RAM_PAGES, 16 + bytes, fixed, 16);
+    b->run = NULL;
+    fill_pages_head(head, s->index, first, pages);
     batch_iov(b, head, RECORD_HEAD_SIZE + 16);
     batch_iov(b, ram_page(s->block, first), bytes);
     b->payload += bytes;
@@ -179,6 +206,97 @@ static bool put_pages(struct sweep *s, uint64_t first, uint64_t end, struct erro
         first += taken;
     }
     return true;
+}
+
+/* ---- pages that may go as deltas ---- */
+
+/* A copy in the cache, which nobody changes before the batch is sent. */
+static bool put_copy(struct sweep *s, uint64_t page, uint8_t *bytes, struct error **errp)
+{
+    if (!flush_zero(s, errp) || !batch_reserve(s, errp)) {
+        return false;
+    }
+    struct batch *b = &s->batch;
+    if (!b->run || b->run_end != page) {
+        b->run = b->heads[b->records++];
+        b->run_from = page;
+        batch_iov(b, b->run, RECORD_HEAD_SIZE + 16);
+    }
+    b->run_end = page + 1;
+    fill_pages_head(b->run, s->index, b->run_from, b->run_end - b->run_from);
+    batch_iov(b, bytes, RAM_PAGE_SIZE);
+    b->payload += RAM_PAGE_SIZE;
+    count_done(s, &s->saver->counters->normal, 1);
+    return true;
+}
+
+/* Records that lie one behind the other in memory share an iovec. */
+static bool put_delta(struct sweep *s, uint64_t page, const struct delta_page *changes,
+                      struct error **errp)
+{
+    if (!flush_zero(s, errp) || !batch_reserve(s, errp)) {
+        return false;
+    }
+    struct batch *b = &s->batch;
+    struct iovec made = ram_delta_record(s->saver->delta, s->index, page, changes);
+    struct iovec *last = b->iovcnt ? &b->iov[b->iovcnt - 1] : NULL;
+    if (last && (uint8_t *)last->iov_base + last->iov_len == made.iov_base) {
+        last->iov_len += made.iov_len;
+    } else {
+        batch_iov(b, made.iov_base, made.iov_len);
+    }
+    b->run = NULL;
+    b->payload += made.iov_len;
+    count_done(s, &s->saver->counters->delta, 1);
+    return true;
+}
+
+static bool put_known(struct sweep *s, uint64_t page, const struct delta_page *p,
+                      struct error **errp)
+{
+    if (p->kind == DELTA_CHANGES) {
+        return put_delta(s, page, p, errp);
+    }
+    if (p->kind == DELTA_COPY) {
+        return put_copy(s, page, p->bytes, errp);
+    }
+    count_done(s, &s->saver->counters->skipped, 1);
+    return true;
+}
+
+/* Pages that the cache does not take on go in runs, as if there were none. */
+static bool put_changed(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    uint64_t run = first;
+    for (uint64_t page = first; page < end; page++) {
+        struct delta_page p;
+        if (!ram_delta_take(s->saver->delta, s->index, page, &p, errp)) {
+            return false;
+        }
+        if (p.kind == DELTA_NOT_CACHED) {
+            continue;
+        }
+        if ((run < page && !put_pages(s, run, page, errp)) || !put_known(s, page, &p, errp)) {
+            return false;
+        }
+        run = page + 1;
+    }
+    return run == end || put_pages(s, run, end, errp);
+}
+
+static bool put_content(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    return has_deltas(s) ? put_changed(s, first, end, errp) : put_pages(s, first, end, errp);
+}
+
+/* Follows a change of the cache's size, which moves the copies that a batch points to. */
+static bool fit_cache(struct sweep *s, struct error **errp)
+{
+    struct ram_delta *d = s->saver->delta;
+    if (!d || s->kind == RAM_ROUND_STOPPED || !ram_delta_must_resize(d)) {
+        return true;
+    }
+    return batch_flush(s, errp) && ram_delta_resize(d, &s->saver->pacer, errp);
 }
 
 /* ---- looking at pages ---- */
@@ -219,7 +337,7 @@ static bool send_unit(struct sweep *s, uint64_t first, uint64_t end, struct erro
         bool zero = bits_test(c.zero, at);
         uint64_t stop =
             zero ? bits_next_clear(c.zero, at, c.pages) : bits_next_set(c.zero, at, c.pages);
-        if (!(zero ? put_zero : put_pages)(s, first + at, first + stop, errp)) {
+        if (!(zero ? put_zero : put_content)(s, first + at, first + stop, errp)) {
             return false;
         }
         at = stop;
@@ -271,6 +389,9 @@ static bool send_dirty(struct sweep *s, uint64_t first, uint64_t end, struct err
 static bool send_chunk(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
     const struct ram_tracker *tracker = &s->saver->tracker;
+    if (!fit_cache(s, errp)) {
+        return false;
+    }
     if (s->kind != RAM_ROUND_STOPPED &&
         !tracker->clear(tracker->opaque, s->index, first, end - first, errp)) {
         return false;
@@ -294,6 +415,7 @@ static bool send_block(struct sweep *s, struct error **errp)
 {
     const struct ram_block *b = s->block;
     uint64_t at = 0;
+    s->batch.run = NULL; /* the batch goes on, a record does not */
     while ((at = bits_next_set(b->dirty, at, b->pages)) < b->pages) {
         uint64_t first = at / RAM_CHUNK_PAGES * RAM_CHUNK_PAGES;
         uint64_t end = b->pages - first < RAM_CHUNK_PAGES ? b->pages : first + RAM_CHUNK_PAGES;
@@ -330,6 +452,9 @@ bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error *
     }
     s->saver = saver;
     s->kind = kind;
+    if (has_deltas(s)) {
+        ram_delta_begin_round(saver->delta, kind == RAM_ROUND_STOPPED);
+    }
     bool ok = true;
     for (unsigned i = 0; ok && i < saver->ram->count; i++) {
         s->index = i;

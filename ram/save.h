@@ -6,7 +6,8 @@
  * chunks: first the chunk's log is cleared, then its pages are read, so that a write that we do not
  * see is always reported again.  Within a chunk pages are looked at in units: which of them are
  * zero, then runs of equal kind become records.  Payload is not copied by us: the kernel takes it
- * from the mapping in the same writev that carries the heads.
+ * from the mapping in the same writev that carries the heads.  With deltas (delta.h) pages that
+ * were sent before go as what has changed in them.
  *
  * Everything runs on the job's thread; only the counters are read by others.
  */
@@ -36,6 +37,8 @@ struct ram_tracker {
  */
 struct ram_pacer {
     size_t (*allow)(void *opaque, size_t want, struct error **errp);
+    /* What takes long and sends nothing asks now and then whether to go on; may write records. */
+    bool (*check)(void *opaque, struct error **errp);
     void *opaque;
 };
 
@@ -43,9 +46,18 @@ struct ram_pacer {
 struct ram_counters {
     _Atomic uint64_t normal;    /* pages sent with payload */
     _Atomic uint64_t duplicate; /* zero pages sent as ranges */
-    _Atomic uint64_t skipped;   /* pages that do not exist at the source: neither read nor sent */
+    /* Pages that need not be sent: they do not exist at the source, or are at the destination. */
+    _Atomic uint64_t skipped;
     _Atomic uint64_t remaining; /* pages still to be sent in this round */
+    /* With deltas (delta.h): */
+    _Atomic uint64_t delta;       /* pages sent as what has changed in them */
+    _Atomic uint64_t delta_bytes; /* bytes of these records */
+    _Atomic uint64_t cache_bytes; /* size of the cache; 0: there is none */
+    _Atomic uint64_t cache_hits, cache_misses;
+    _Atomic uint64_t overflows; /* pages in the cache of which too much has changed */
 };
+
+struct ram_delta;
 
 struct ram_saver {
     struct ram *ram;
@@ -53,6 +65,7 @@ struct ram_saver {
     struct ram_pacer pacer;
     struct record_sink sink;
     struct ram_counters *counters;
+    struct ram_delta *delta; /* NULL: pages go whole */
 };
 
 enum ram_round {

@@ -29,6 +29,7 @@ static const struct {
     {RECORD_ASK, "ASK", 16, 16, false},
     {RECORD_DONE, "DONE", 0, 0, false},
     {RECORD_ALIVE, "ALIVE", 0, 0, false},
+    {RECORD_RAM_DELTA, "RAM_DELTA", 19, 16 + 4095, false},
     {RECORD_ACCEPT, "ACCEPT", 8, 8, false},
     {RECORD_READY, "READY", 8, 8, false},
     {RECORD_RUNNING, "RUNNING", 8, 8, false},
@@ -356,7 +357,7 @@ END_TEST
 
 START_TEST(unknown_types)
 {
-    static const uint32_t unknown[] = {0, 17, 31, 36, 47, 49, 1000, 0x7fffffff};
+    static const uint32_t unknown[] = {0, 23, 31, 36, 47, 49, 1000, 0x7fffffff};
     for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
         struct bytes b = {0};
         put_record(&b, unknown[i], 24, false);

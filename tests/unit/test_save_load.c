@@ -4,6 +4,8 @@
  * loads it, in rounds, while the source's pages change.
  */
 #include "common/bits.h"
+#include "common/log.h"
+#include "ram/delta.h"
 #include "ram/fault.h"
 #include "ram/load.h"
 #include "ram/save.h"
@@ -47,6 +49,10 @@ struct migration {
     uint64_t asked, asked_max;
     /* Called before each write to the channel. */
     void (*on_write)(struct migration *m);
+    uint64_t sent; /* bytes */
+    /* Deltas: */
+    _Atomic uint64_t cache_bytes; /* as wanted */
+    bool interrupted;             /* the pacer's check fails */
 };
 
 static const uint64_t block_pages[BLOCKS] = {LOW, HIGH};
@@ -99,11 +105,23 @@ static size_t script_allow(void *opaque, size_t want, struct error **errp)
     return m->allowance < want ? m->allowance : want;
 }
 
+static bool script_check(void *opaque, struct error **errp)
+{
+    struct migration *m = opaque;
+    if (m->interrupted) {
+        error_set(errp, "cancelled", "no more");
+    }
+    return !m->interrupted;
+}
+
 static bool sink_write(void *opaque, struct iovec *iov, int iovcnt, struct error **errp)
 {
     struct migration *m = opaque;
     if (m->on_write) {
         m->on_write(m);
+    }
+    for (int i = 0; i < iovcnt; i++) {
+        m->sent += iov[i].iov_len;
     }
     return channel_write(m->ends[0], iov, iovcnt, &patient, errp);
 }
@@ -125,6 +143,9 @@ static bool load_one(struct migration *m, struct record_reader *r, struct record
     }
     if (rec->type == RECORD_RAM_ZERO) {
         return ram_load_zero(m->destination.ram, rec, &m->loaded, errp);
+    }
+    if (rec->type == RECORD_RAM_DELTA) {
+        return ram_load_delta(m->destination.ram, rec, &m->loaded, errp);
     }
     if (rec->type == RECORD_ROUND) {
         return channel_write(m->ends[1], &iov, 1, &patient, errp);
@@ -186,7 +207,7 @@ static void migration_open(struct migration *m, const struct memory_faults *faul
     m->saver = (struct ram_saver){
         .ram = m->source.ram,
         .tracker = {.sync = script_sync, .clear = script_clear, .opaque = m},
-        .pacer = {.allow = script_allow, .opaque = m},
+        .pacer = {.allow = script_allow, .check = script_check, .opaque = m},
         .sink = {.write = sink_write, .opaque = m},
         .counters = &m->saved,
     };
@@ -202,6 +223,7 @@ static struct error *migration_close(struct migration *m)
     channel_end_writing(m->ends[0]);
     pthread_join(m->loader, NULL);
     channel_close(m->ends[0]);
+    ram_delta_free(m->saver.delta);
     side_close(&m->source);
     side_close(&m->destination);
     for (int i = 0; i < BLOCKS; i++) {
@@ -214,6 +236,11 @@ static void expect_closed_well(struct migration *m)
 {
     struct error *err = migration_close(m);
     expect_ok(true, err);
+}
+
+static uint64_t pages_done(const struct migration *m)
+{
+    return m->saved.normal + m->saved.duplicate + m->saved.skipped + m->saved.delta;
 }
 
 /* Waits until the loader has taken all that was sent. */
@@ -237,12 +264,13 @@ static void round_of(struct migration *m, enum ram_round kind)
     }
     uint64_t due = ram_count_dirty(m->source.ram);
     ck_assert_uint_eq(atomic_load(&m->saved.remaining), due);
-    uint64_t before = m->saved.normal + m->saved.duplicate + m->saved.skipped;
+    uint64_t before = pages_done(m);
     expect_ok(ram_save_round(&m->saver, kind, &err), err);
     ck_assert_uint_eq(atomic_load(&m->saved.remaining), 0);
     ck_assert_uint_eq(ram_count_dirty(m->source.ram), 0);
-    ck_assert_uint_eq(m->saved.normal + m->saved.duplicate + m->saved.skipped - before, due);
+    ck_assert_uint_eq(pages_done(m) - before, due);
     settle(m);
+    ck_assert_uint_eq(m->loaded.delta, m->saved.delta);
     ck_assert_uint_eq(m->loaded.normal, m->saved.normal);
     ck_assert_uint_eq(m->loaded.duplicate, m->saved.duplicate);
 }
@@ -714,6 +742,426 @@ START_TEST(in_small_pieces)
 }
 END_TEST
 
+/* ---- deltas ---- */
+
+/* With a cache of so many pages, and pages [0, count) of "low" in it, known to the destination. */
+static void migration_with_cache(struct migration *m, uint64_t cache, uint64_t count)
+{
+    struct error *err = NULL;
+    migration_open(m, NULL);
+    atomic_store(&m->cache_bytes, cache * PAGE);
+    m->saver.delta = ram_delta_new(m->source.ram, &m->cache_bytes, &m->saved, &err);
+    expect_ok(m->saver.delta != NULL, err);
+    ck_assert_uint_eq(m->saved.cache_bytes, cache * PAGE);
+    guest_writes(m, 0, 0, count, 1);
+    round_of(m, RAM_ROUND_FIRST);
+    ck_assert_uint_eq(m->saved.cache_misses, 0);
+    guest_writes(m, 0, 0, count, 2);
+    round_of(m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m->saved.cache_misses, count);
+}
+
+/* A byte in each of these pages becomes another, at a place that moves. */
+static void guest_flips(struct migration *m, unsigned block, uint64_t first, uint64_t count)
+{
+    for (uint64_t page = first; page < first + count; page++) {
+        file_flip(m->source.fds[block], in_file(block, page) * PAGE + (page * 1009 + 5) % PAGE);
+    }
+    note(m, block, first, count);
+}
+
+static void small_changes(enum ram_round kind)
+{
+    struct migration m;
+    migration_with_cache(&m, 1024, 700);
+    uint64_t normal = m.saved.normal, sent = m.sent;
+    guest_flips(&m, 0, 0, 700);
+    round_of(&m, kind);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.normal, normal);
+    ck_assert_uint_eq(m.saved.delta, 700);
+    ck_assert_uint_eq(m.saved.cache_hits, 700);
+    ck_assert_uint_eq(m.saved.delta_bytes, 700 * 40);
+    ck_assert_uint_eq(m.sent - sent, 700 * 40 + 32); /* and a ROUND */
+    expect_closed_well(&m);
+}
+
+START_TEST(delta_small_changes)
+{
+    small_changes(RAM_ROUND_LATER);
+}
+END_TEST
+
+START_TEST(delta_when_stopped)
+{
+    small_changes(RAM_ROUND_STOPPED);
+}
+END_TEST
+
+START_TEST(delta_again_and_again)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 64);
+    for (int round = 0; round < 20; round++) {
+        guest_flips(&m, 0, 0, 64);
+        file_flip(m.source.fds[0], (uint64_t)round * 200);
+        round_of(&m, RAM_ROUND_LATER);
+        expect_arrived(&m);
+    }
+    ck_assert_uint_eq(m.saved.delta, 20 * 64);
+    ck_assert_uint_eq(m.saved.cache_misses, 64);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_equal_pages)
+{
+    struct migration m;
+    migration_with_cache(&m, 16, 10);
+    uint64_t normal = m.saved.normal, sent = m.sent, skipped = m.saved.skipped;
+    note(&m, 0, 0, 10);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.normal, normal);
+    ck_assert_uint_eq(m.saved.delta, 0);
+    ck_assert_uint_eq(m.saved.skipped - skipped, 10);
+    ck_assert_uint_eq(m.sent - sent, 32); /* a ROUND */
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+END_TEST
+
+/* Never more than the pages and the heads of their runs. */
+START_TEST(delta_overflow)
+{
+    struct migration m;
+    migration_with_cache(&m, 512, 300);
+    uint64_t normal = m.saved.normal, sent = m.sent;
+    guest_writes(&m, 0, 0, 300, 3);
+    round_of(&m, RAM_ROUND_LATER);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.overflows, 300);
+    ck_assert_uint_eq(m.saved.normal - normal, 300);
+    ck_assert_uint_eq(m.sent - sent, 300 * PAGE + 2 * 32 + 32); /* two records, and a ROUND */
+    guest_flips(&m, 0, 0, 300);                                 /* the cache has followed */
+    round_of(&m, RAM_ROUND_LATER);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.delta, 300);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_zero_pages)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 20);
+    guest_zeroes(&m, 0, 3, 4);
+    guest_frees(&m, 0, 10, 9);
+    guest_flips(&m, 0, 0, 3);
+    round_of(&m, RAM_ROUND_LATER);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.delta, 3);
+    uint64_t misses = m.saved.cache_misses;
+    guest_writes(&m, 0, 3, 4, 9);
+    guest_writes(&m, 0, 10, 9, 9);
+    round_of(&m, RAM_ROUND_LATER);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.cache_misses - misses, 13);
+    expect_closed_well(&m);
+}
+END_TEST
+
+/* A cache of 64 pages and 500 written in each round: those that are in it stay. */
+START_TEST(delta_small_cache)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 500);
+    for (int round = 1; round <= 5; round++) {
+        guest_flips(&m, 0, 0, 500);
+        round_of(&m, RAM_ROUND_LATER);
+        ck_assert_uint_eq(m.saved.delta, 64u * round);
+    }
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_nothing_is_added_when_stopped)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 8);
+    guest_writes(&m, 0, 20, 8, 1);
+    guest_flips(&m, 0, 0, 8);
+    round_of(&m, RAM_ROUND_STOPPED);
+    guest_flips(&m, 0, 20, 8);
+    round_of(&m, RAM_ROUND_STOPPED);
+    expect_arrived(&m);
+    ck_assert_uint_eq(m.saved.delta, 8);
+    ck_assert_uint_eq(m.saved.cache_misses, 8 + 16);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_cache_grows)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 500);
+    atomic_store(&m.cache_bytes, 512 * PAGE);
+    guest_flips(&m, 0, 0, 500);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.cache_bytes, 512 * PAGE);
+    ck_assert_uint_eq(m.saved.delta, 64);
+    guest_flips(&m, 0, 0, 500);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.delta, 64 + 500);
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_cache_shrinks)
+{
+    struct migration m;
+    migration_with_cache(&m, 512, 500);
+    atomic_store(&m.cache_bytes, 128 * PAGE);
+    guest_flips(&m, 0, 0, 500);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.cache_bytes, 128 * PAGE);
+    ck_assert_uint_eq(m.saved.delta, 128);
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+END_TEST
+
+/* At a chunk's border, while copies in the cache wait to be sent. */
+static void shrink_cache_on_clear(struct migration *m, unsigned block, uint64_t first)
+{
+    if (block == 0 && first == 0) {
+        atomic_store(&m->cache_bytes, 16 * PAGE);
+    }
+}
+
+START_TEST(delta_cache_shrinks_within_a_round)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 60);
+    m.on_clear = shrink_cache_on_clear;
+    guest_writes(&m, 0, 0, 60, 5);
+    guest_writes(&m, 0, RAM_CHUNK_PAGES, 60, 5);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.cache_bytes, 16 * PAGE);
+    ck_assert_uint_eq(m.saved.overflows, 60);
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_cache_without_memory)
+{
+    struct migration m;
+    migration_with_cache(&m, 64, 60);
+    log_set_level(LOG_LEVEL_ERROR); /* it is said once, as a warning */
+    atomic_store(&m.cache_bytes, 1ULL << 62);
+    guest_flips(&m, 0, 0, 60);
+    round_of(&m, RAM_ROUND_LATER);
+    ck_assert_uint_eq(m.saved.cache_bytes, 64 * PAGE);
+    ck_assert_uint_eq(m.saved.delta, 60);
+    ck_assert(!ram_delta_must_resize(m.saver.delta));
+    atomic_store(&m.cache_bytes, 128 * PAGE);
+    ck_assert(ram_delta_must_resize(m.saver.delta));
+    expect_closed_well(&m);
+}
+END_TEST
+
+START_TEST(delta_resize_interrupted)
+{
+    struct migration m;
+    struct error *err = NULL;
+    migration_with_cache(&m, 64, 60);
+    atomic_store(&m.cache_bytes, 128 * PAGE);
+    m.interrupted = true;
+    guest_flips(&m, 0, 0, 60);
+    expect_ok(ram_save_sync(&m.saver, &err), err);
+    ck_assert(!ram_save_round(&m.saver, RAM_ROUND_LATER, &err));
+    expect_error(err, "cancelled", NULL);
+    expect_closed_well(&m);
+}
+END_TEST
+
+static void shrink_file_on_clear(struct migration *m, unsigned block, uint64_t first)
+{
+    if (block == 0 && first == 0) {
+        ck_assert_int_eq(ftruncate(m->source.fds[0], PAGE), 0);
+    }
+}
+
+START_TEST(delta_shrunk)
+{
+    struct migration m;
+    struct error *err = NULL;
+    migration_with_cache(&m, 64, 60);
+    m.on_clear = shrink_file_on_clear;
+    guest_flips(&m, 0, 0, 60);
+    expect_ok(ram_save_sync(&m.saver, &err), err);
+    ck_assert(!ram_save_round(&m.saver, RAM_ROUND_LATER, &err));
+    expect_error(err, "ram-vanished", "low");
+    error_free(migration_close(&m));
+}
+END_TEST
+
+static void change_some(struct migration *m, uint64_t *seed)
+{
+    unsigned block = next_random(seed) % BLOCKS;
+    uint64_t first = next_random(seed) % block_pages[block];
+    uint64_t count = 1 + next_random(seed) % 40;
+    count = count < block_pages[block] - first ? count : block_pages[block] - first;
+    switch (next_random(seed) % 5) {
+    case 0:
+        guest_writes(m, block, first, count, next_random(seed));
+        break;
+    case 1:
+        guest_zeroes(m, block, first, count);
+        break;
+    case 2:
+        guest_frees(m, block, first, count);
+        break;
+    default:
+        guest_flips(m, block, first, count);
+    }
+}
+
+START_TEST(delta_random_rounds)
+{
+    struct migration m;
+    uint64_t seed = 43;
+    migration_with_cache(&m, 4096, 3000);
+    for (int round = 0; round < 15; round++) {
+        guest_flips(&m, 0, next_random(&seed) % 2000, 500);
+        for (int i = 0; i < 40; i++) {
+            change_some(&m, &seed);
+        }
+        m.allowance = 1 + next_random(&seed) % RECORD_PAYLOAD_MAX;
+        atomic_store(&m.cache_bytes, PAGE << (6 + next_random(&seed) % 8));
+        round_of(&m, round == 14 ? RAM_ROUND_STOPPED : RAM_ROUND_LATER);
+        expect_arrived(&m);
+    }
+    ck_assert_uint_gt(m.saved.delta, 500);
+    ck_assert_uint_gt(m.saved.overflows, 0);
+    expect_closed_well(&m);
+}
+END_TEST
+
+static bool clear_nothing(void *opaque, unsigned block, uint64_t first, uint64_t count,
+                          struct error **errp)
+{
+    (void)opaque;
+    (void)block;
+    (void)first;
+    (void)count;
+    (void)errp;
+    return true;
+}
+
+/* The page behind one block's last page has the number that the next block's may have. */
+START_TEST(delta_blocks_stay_apart)
+{
+    struct ram *ram = ram_new();
+    struct bytes b = {0};
+    struct migration m = {.cache_bytes = 64 * PAGE, .allowance = RECORD_PAYLOAD_MAX};
+    struct error *err = NULL;
+    int fds[2] = {file_new(4), file_new(8)};
+    for (int i = 0; i < 2; i++) {
+        ck_assert(ram_add(ram, i ? "b" : "a", fds[i], 0, (4 + 4 * (uint64_t)i) * PAGE,
+                          (uint64_t)i << 32, NULL));
+        file_fill(fds[i], 3 + (uint64_t)i, 1, 1);
+        bits_set(ram->blocks[i].dirty, 3 + (uint64_t)i);
+    }
+    struct ram_delta *delta = ram_delta_new(ram, &m.cache_bytes, &m.saved, &err);
+    struct ram_saver saver = {
+        .ram = ram,
+        .tracker = {.clear = clear_nothing},
+        .pacer = {.allow = script_allow, .check = script_check, .opaque = &m},
+        .sink = bytes_sink(&b),
+        .counters = &m.saved,
+        .delta = delta,
+    };
+    expect_ok(ram_save_round(&saver, RAM_ROUND_LATER, &err), err);
+    ck_assert_uint_eq(b.length, 2 * (32 + PAGE));
+    ck_assert_uint_eq(get_le32(b.data + RECORD_HEAD_SIZE), 0);
+    ck_assert_uint_eq(get_le32(b.data + 32 + PAGE + RECORD_HEAD_SIZE), 1);
+    ram_delta_free(delta);
+    bytes_free(&b);
+    ram_free(ram);
+    close(fds[0]);
+    close(fds[1]);
+}
+END_TEST
+
+/* ---- deltas from anywhere ---- */
+
+/* Gives the loader one RAM_DELTA record; its answer. */
+static bool load_delta(struct side *s, uint32_t block, uint64_t offset, const void *delta,
+                       size_t length, struct error **errp)
+{
+    struct bytes b = {0};
+    struct record_sink sink = bytes_sink(&b);
+    struct ram_load_counters counters = {0};
+    struct record rec;
+    uint8_t body[16 + 64] = {0};
+    put_le32(body, block);
+    put_le64(body + 8, offset);
+    memcpy(body + 16, delta, length);
+    ck_assert(record_write(&sink, RECORD_RAM_DELTA, body, 16 + length, NULL));
+    struct bytes_reader from = {.data = b.data, .length = b.length};
+    struct record_reader *r = bytes_open(&from);
+    bool ok = record_expect(r, RECORD_RAM_DELTA, &rec, errp) &&
+              ram_load_delta(s->ram, &rec, &counters, errp);
+    ck_assert_uint_eq(counters.delta, ok ? 1 : 0);
+    record_reader_free(r);
+    bytes_free(&b);
+    return ok;
+}
+
+START_TEST(delta_of_a_hole)
+{
+    struct side s;
+    struct error *err = NULL;
+    uint8_t page[RAM_PAGE_SIZE], expected[RAM_PAGE_SIZE] = {[5] = 'x', [6] = 'y'};
+    side_open(&s);
+    expect_ok(load_delta(&s, 1, 7 * PAGE, "\5\2xy", 4, &err), err);
+    ck_assert_int_eq(pread(s.fds[1], page, PAGE, (off_t)((HIGH_FROM + 7) * PAGE)), PAGE);
+    ck_assert(memcmp(page, expected, PAGE) == 0);
+    ck_assert(bits_test(s.ram->blocks[1].populated, 7));
+    side_close(&s);
+}
+END_TEST
+
+static void expect_delta_refused(uint32_t block, uint64_t offset, const char *delta, size_t length)
+{
+    struct side s;
+    struct error *err = NULL;
+    side_open(&s);
+    file_fill(s.fds[0], 0, 1, 1);
+    file_fill(s.fds[1], 0, 1, 1);
+    ck_assert(!load_delta(&s, block, offset, delta, length, &err));
+    expect_error(err, "stream-corrupt", NULL);
+    ck_assert_uint_eq(file_allocated(s.fds[0]) + file_allocated(s.fds[1]), 2 * PAGE);
+    file_expect_equal(s.fds[0], s.fds[1], 0, 1); /* not even changed by the good part */
+    side_close(&s);
+}
+
+START_TEST(deltas_refused)
+{
+    static const char good[] = {1, 1, 'x'}, bad[] = {1, 1, 'x', 1, 2, 'y'};
+    expect_delta_refused(BLOCKS, 0, good, sizeof(good));
+    expect_delta_refused(UINT32_MAX, 0, good, sizeof(good));
+    expect_delta_refused(0, LOW * PAGE, good, sizeof(good));
+    expect_delta_refused(0, -PAGE, good, sizeof(good));
+    expect_delta_refused(0, 1, good, sizeof(good));
+    expect_delta_refused(0, 0, bad, sizeof(bad));
+    expect_delta_refused(0, 0, good, 2);
+}
+END_TEST
+
 /* ---- a hostile source ---- */
 
 static void expect_range_refused(uint32_t type, uint32_t block, uint64_t offset, uint64_t length)
@@ -790,6 +1238,24 @@ int main(void)
     unit_add(suite, "ram/save/shrunk-hole", shrunk_hole);
     unit_add(suite, "ram/save/tracker-fails", tracker_fails);
     unit_add(suite, "ram/save/link-cut", link_cut);
+    unit_add(suite, "ram/delta/small-changes", delta_small_changes);
+    unit_add(suite, "ram/delta/when-stopped", delta_when_stopped);
+    unit_add(suite, "ram/delta/again-and-again", delta_again_and_again);
+    unit_add(suite, "ram/delta/equal-pages", delta_equal_pages);
+    unit_add(suite, "ram/delta/overflow", delta_overflow);
+    unit_add(suite, "ram/delta/zero-pages", delta_zero_pages);
+    unit_add(suite, "ram/delta/small-cache", delta_small_cache);
+    unit_add(suite, "ram/delta/nothing-is-added-when-stopped", delta_nothing_is_added_when_stopped);
+    unit_add(suite, "ram/delta/cache-grows", delta_cache_grows);
+    unit_add(suite, "ram/delta/cache-shrinks", delta_cache_shrinks);
+    unit_add(suite, "ram/delta/cache-shrinks-within-a-round", delta_cache_shrinks_within_a_round);
+    unit_add(suite, "ram/delta/cache-without-memory", delta_cache_without_memory);
+    unit_add(suite, "ram/delta/resize-interrupted", delta_resize_interrupted);
+    unit_add(suite, "ram/delta/shrunk", delta_shrunk);
+    unit_add(suite, "ram/delta/random-rounds", delta_random_rounds);
+    unit_add(suite, "ram/delta/blocks-stay-apart", delta_blocks_stay_apart);
+    unit_add(suite, "ram/load/delta-of-a-hole", delta_of_a_hole);
+    unit_add(suite, "ram/load/deltas-refused", deltas_refused);
     unit_add(suite, "ram/load/bit-flipped", bit_flipped);
     unit_add(suite, "ram/load/in-small-pieces", in_small_pieces);
     unit_add(suite, "ram/load/ranges-refused", ranges_refused);
