@@ -50,10 +50,11 @@ FERRY_LIBS = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 # ---- sources ----
 
 LIBFERRY_SOURCES := guest/libferry.c guest/libferry_serve.c guest/libferry_thread.c \
-	guest/libferry_blockers.c guest/kvmlog.c guest/wire.c guest/dirtymap.c common/fdpass.c
-DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c protocol/*.c daemon/*.c) \
+	guest/libferry_blockers.c guest/libferry_disks.c guest/kvmlog.c guest/wire.c guest/dirtymap.c \
+	common/fdpass.c
+DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c disk/*.c protocol/*.c daemon/*.c) \
 	guest/agent.c guest/agent_introduce.c guest/agent_ops.c guest/agent_blockers.c \
-	guest/wire.c guest/dirtymap.c
+	guest/agent_disks.c guest/wire.c guest/dirtymap.c
 ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -163,7 +164,7 @@ layers:
 
 generated:
 	schema/generate --check docs/control.md
-	schema/generate --check-codes $(wildcard common/*.c transports/*.c ram/*.c guest/*.c \
+	schema/generate --check-codes $(wildcard common/*.c transports/*.c ram/*.c disk/*.c guest/*.c \
 		protocol/*.c daemon/*.c)
 
 tidy: $(BUILD)/gen/control_schema.c

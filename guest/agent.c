@@ -17,6 +17,7 @@ _Static_assert(GUEST_NAME_SIZE == WIRE_NAME_SIZE, "names have one length");
 _Static_assert(GUEST_TEXT_SIZE == WIRE_TEXT_SIZE, "texts have one length");
 _Static_assert(GUEST_BLOCKERS_MAX == WIRE_BLOCKERS_MAX, "blockers have one limit");
 _Static_assert(GUEST_BLOCKS_MAX == WIRE_BLOCKS_MAX, "blocks have one limit");
+_Static_assert(GUEST_DISKS_MAX == WIRE_DISKS_MAX, "disks have one limit");
 
 /* News taken from a VMM between two calls of agent_expire, and messages read in one go. */
 #define NEWS_MAX 200u
@@ -382,19 +383,29 @@ static void *close_fds(void *arg)
     return NULL;
 }
 
-/* Closing the last descriptor of a memory file frees its pages, seconds for a large guest. */
-static void close_blocks(struct guest *g)
+/*
+ * Closing the last descriptor of a memory file frees its pages, seconds for a large guest; closing
+ * that of a disk may wait for its file system.
+ */
+static void close_files(struct guest *g)
 {
-    int *fds = calloc(g->nblocks + 1, sizeof(*fds));
+    int *fds = calloc(g->nblocks + 2 * g->ndisks + 1, sizeof(*fds));
+    unsigned n = 0;
     pthread_t thread;
     if (!fds) {
         abort();
     }
     for (unsigned i = 0; i < g->nblocks; i++) {
-        fds[i] = g->blocks[i].fd;
+        fds[n++] = g->blocks[i].fd;
     }
-    fds[g->nblocks] = -1;
-    if (g->nblocks == 0 || pthread_create(&thread, NULL, close_fds, fds) != 0) {
+    for (unsigned i = 0; i < g->ndisks; i++) {
+        fds[n++] = g->disks[i].fd;
+        if (g->disks[i].base_fd >= 0) {
+            fds[n++] = g->disks[i].base_fd;
+        }
+    }
+    fds[n] = -1;
+    if (n == 0 || pthread_create(&thread, NULL, close_fds, fds) != 0) {
         close_fds(fds);
     } else {
         pthread_detach(thread);
@@ -404,7 +415,7 @@ static void close_blocks(struct guest *g)
 void agent_free(struct guest *g)
 {
     struct agent *a = agent_of(g);
-    close_blocks(g);
+    close_files(g);
     dirtymap_unmap(&a->map);
     close(a->reply_fd);
     close(a->sock);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The agent driver inside: agent.c has the connection and its calls, agent_introduce.c the
- * introduction of a guest, agent_ops.c what jobs ask, agent_blockers.c why a guest may not leave.
+ * introduction of a guest (agent_disks.c that of its disks), agent_ops.c what jobs ask,
+ * agent_blockers.c why a guest may not leave.
  */
 #ifndef FERRY_GUEST_AGENT_INTERNAL_H
 #define FERRY_GUEST_AGENT_INTERNAL_H
@@ -42,11 +43,13 @@ struct agent {
     unsigned told; /* news since the last agent_expire */
     bool hello_seen;
     unsigned blocks_due;
+    unsigned disks_due; /* images */
+    bool base_due;      /* of the last of them */
     uint32_t features;
 
     /* The job's thread's. */
     struct dirtymap map;
-    uint64_t pages[GUEST_BLOCKS_MAX];
+    uint64_t pages[GUEST_BLOCKS_MAX + GUEST_DISKS_MAX]; /* the disks' chunks behind the blocks */
 };
 
 static inline struct agent *agent_of(struct guest *g)
@@ -55,6 +58,12 @@ static inline struct agent *agent_of(struct guest *g)
 }
 
 extern const struct guest_ops agent_ops;
+
+/* Entries of `pages`. */
+static inline unsigned agent_mapped(const struct agent *a)
+{
+    return a->guest.nblocks + a->guest.ndisks;
+}
 
 /* Asks and waits; `call` has its type set and gets the reply.  The job's thread. */
 bool agent_call(struct agent *a, struct agent_call *call, const void *body, int fd,
@@ -68,6 +77,18 @@ bool agent_take_blocker(struct agent *a, const struct wire_blocker *told, struct
 
 /* A VMM's words go into logs and JSON, which take no stray bytes. */
 void agent_make_printable(char text[WIRE_TEXT_SIZE]);
+
+/* Handles a DISK of an introduction; takes *fd (leaving -1). */
+bool agent_on_disk(struct agent *a, const struct wire_message *msg, int *fd, struct error **errp);
+
+/* Whether it is a name that others can show and write down; `name` need not end. */
+bool agent_name_is_good(const char name[WIRE_NAME_SIZE]);
+
+/* guest_ops.disk_sync */
+void agent_disk_sync(struct guest *g, uint64_t *const dirty[]);
+
+/* Adds the marks of entry `index` of the dirty map to `dirty` and takes them out of it. */
+void agent_take_marks(const struct agent *a, unsigned index, uint64_t *dirty);
 
 void agent_wake(struct agent *a);
 void agent_free(struct guest *g);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * How a VMM introduces its guest: HELLO, its BLOCKs, its BLOCKERs, READY.  Everything is checked
- * here, once; after it a guest's names are printable, its blocks aligned, inside their files and
- * apart.
+ * How a VMM introduces its guest: HELLO, its BLOCKs, its DISKs (agent_disks.c), its BLOCKERs,
+ * READY. Everything is checked here, once; after it a guest's names are printable, its blocks
+ * aligned, inside their files and apart.
  */
 #include "guest/agent_internal.h"
 
@@ -28,7 +28,7 @@ static bool refuse(struct agent *a, struct error *err, struct error **errp)
 }
 
 /* Names go into JSON, logs and file names of others: printable ASCII without spaces and quotes. */
-static bool name_is_good(const char name[WIRE_NAME_SIZE])
+bool agent_name_is_good(const char name[WIRE_NAME_SIZE])
 {
     size_t n = strnlen(name, WIRE_NAME_SIZE);
     if (!n || n == WIRE_NAME_SIZE) {
@@ -59,7 +59,7 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
         error_set(errp, "guest-version",
                   "The VMM's libferry speaks protocol versions %u to %u, this ferryd %u to %u",
                   h->version_min, h->version, WIRE_VERSION_MIN, WIRE_VERSION);
-    } else if (!name_is_good(h->name)) {
+    } else if (!agent_name_is_good(h->name)) {
         error_set(errp, "guest-invalid",
                   "A guest's name has 1 to %d printable characters, no spaces or quotes",
                   WIRE_NAME_SIZE - 1);
@@ -69,6 +69,9 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
     } else if (!h->blocks || h->blocks > GUEST_BLOCKS_MAX || h->state >= GUEST_STATES) {
         error_set(errp, "guest-invalid", "Guest '%s' has %u RAM blocks; 1 to %u are allowed",
                   h->name, h->blocks, GUEST_BLOCKS_MAX);
+    } else if (h->disks > GUEST_DISKS_MAX) {
+        error_set(errp, "guest-invalid", "Guest '%s' has %u disks; at most %u are allowed", h->name,
+                  h->disks, GUEST_DISKS_MAX);
     } else {
         strcpy(a->guest.name, h->name);
         memcpy(a->guest.job, h->job, sizeof(a->guest.job));
@@ -78,6 +81,7 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
         atomic_store(&a->guest.state, (int)h->state);
         a->features = h->features;
         a->blocks_due = h->blocks;
+        a->disks_due = h->disks;
         a->hello_seen = true;
         return true;
     }
@@ -144,7 +148,7 @@ static bool on_block(struct agent *a, const struct wire_message *msg, int *fd, s
 {
     struct guest *g = &a->guest;
     const struct wire_block *b = &msg->body.block;
-    if (!name_is_good(b->name)) {
+    if (!agent_name_is_good(b->name)) {
         error_set(errp, "guest-invalid", "Guest '%s' has a RAM block without a printable name",
                   g->name);
         return false;
@@ -184,6 +188,8 @@ static bool introduce(struct agent *a, const struct wire_message *msg, int *fd, 
         due = WIRE_HELLO;
     } else if (a->blocks_due) {
         due = WIRE_BLOCK;
+    } else if (a->disks_due || a->base_due) {
+        due = WIRE_DISK;
     }
     if (due == WIRE_READY && msg->head.type == WIRE_BLOCKER) {
         return agent_take_blocker(a, &msg->body.blocker, errp);
@@ -195,6 +201,9 @@ static bool introduce(struct agent *a, const struct wire_message *msg, int *fd, 
     }
     if (due == WIRE_HELLO) {
         return on_hello(a, msg, errp);
+    }
+    if (due == WIRE_DISK) {
+        return agent_on_disk(a, msg, fd, errp);
     }
     return due == WIRE_BLOCK ? on_block(a, msg, fd, errp) : on_ready(a, errp);
 }

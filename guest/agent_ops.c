@@ -22,8 +22,8 @@ static bool log_start(struct guest *g, const struct wait *w, struct error **errp
 {
     struct agent *a = agent_of(g);
     struct agent_call call = {.type = WIRE_LOG_START};
-    CLEANUP_CLOSE int fd = dirtymap_create(a->pages, g->nblocks);
-    int err = fd < 0 ? fd : dirtymap_map(&a->map, fd, a->pages, g->nblocks);
+    CLEANUP_CLOSE int fd = dirtymap_create(a->pages, agent_mapped(a));
+    int err = fd < 0 ? fd : dirtymap_map(&a->map, fd, a->pages, agent_mapped(a));
     if (err) {
         error_set(errp, "no-memory", "No dirty map for guest '%s': %s", g->name, strerror(-err));
         return false;
@@ -43,16 +43,23 @@ static void log_stop(struct guest *g)
 }
 
 /* The marks are taken (and so cleared) word by word; the VMM may set more at any moment. */
-static void merge_block(const struct agent *a, unsigned index, uint64_t *dirty)
+void agent_take_marks(const struct agent *a, unsigned index, uint64_t *dirty)
+{
+    uint64_t pages = a->pages[index];
+    _Atomic uint64_t *marks = dirtymap_marks(&a->map, a->pages, index);
+    for (size_t w = 0; w < bits_words(pages); w++) {
+        if (atomic_load_explicit(&marks[w], memory_order_relaxed)) {
+            dirty[w] |= atomic_exchange(&marks[w], 0) & bits_mask_in_word(w, 0, pages);
+        }
+    }
+}
+
+static void take_log(const struct agent *a, unsigned index, uint64_t *dirty)
 {
     uint64_t pages = a->pages[index];
     const uint64_t *log = dirtymap_log(&a->map, a->pages, index);
-    _Atomic uint64_t *marks = dirtymap_marks(&a->map, a->pages, index);
     for (size_t w = 0; w < bits_words(pages); w++) {
-        uint64_t marked = atomic_load_explicit(&marks[w], memory_order_relaxed)
-                              ? atomic_exchange(&marks[w], 0)
-                              : 0;
-        dirty[w] |= (log[w] | marked) & bits_mask_in_word(w, 0, pages);
+        dirty[w] |= log[w] & bits_mask_in_word(w, 0, pages);
     }
 }
 
@@ -64,7 +71,8 @@ static bool log_sync(struct guest *g, uint64_t *const dirty[], const struct wait
         return false;
     }
     for (unsigned i = 0; i < g->nblocks; i++) {
-        merge_block(a, i, dirty[i]);
+        take_log(a, i, dirty[i]);
+        agent_take_marks(a, i, dirty[i]);
     }
     return true;
 }
@@ -167,6 +175,7 @@ const struct guest_ops agent_ops = {
     .log_sync = log_sync,
     .log_clear = log_clear,
     .throttle = throttle,
+    .disk_sync = agent_disk_sync,
     .stop = stop,
     .resume = resume,
     .save_state = save_state,

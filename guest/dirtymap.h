@@ -4,10 +4,14 @@
  *
  * ferryd makes it (a memfd sealed against resizing, so that neither end can take it away from under
  * the other) and passes it with LOG_START.  For each RAM block, in the order of attachment, it
- * holds two bitmaps of one bit per page: log    what KVM's dirty log said at the last LOG_SYNC;
- * written by the VMM's libferry marks  pages told by ferry_mark_dirty since; set atomically by the
- * VMM, taken by ferryd A hostile VMM can write nonsense into it: that only makes its own migration
- * send other pages.
+ * holds two bitmaps of one bit per page:
+ *   log    what KVM's dirty log said at the last LOG_SYNC; written by the VMM's libferry
+ *   marks  pages told by ferry_mark_dirty since; set atomically by the VMM, taken by ferryd
+ * Behind the blocks come the disks, of one bit per 64 KiB; their logs stay empty (and cost nothing:
+ * the memory of a memfd is there once it is written).  Below, a disk's chunks are pages, and a disk
+ * is a block.
+ *
+ * A hostile VMM can write nonsense into it: that only makes its own migration send other pages.
  */
 #ifndef FERRY_GUEST_DIRTYMAP_H
 #define FERRY_GUEST_DIRTYMAP_H

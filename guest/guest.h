@@ -19,6 +19,7 @@
 
 #define GUEST_NAME_SIZE    65 /* with the final NUL */
 #define GUEST_BLOCKS_MAX   64u
+#define GUEST_DISKS_MAX    16u
 #define GUEST_UUID_SIZE    16
 #define GUEST_BLOCKERS_MAX 16u
 #define GUEST_TEXT_SIZE    256 /* with the final NUL */
@@ -37,6 +38,14 @@ struct guest_block {
     char name[GUEST_NAME_SIZE];
     int fd;
     uint64_t offset, length, gpa; /* bytes */
+};
+
+/* A disk that can move with the guest; libferry.h says what the files are. */
+struct guest_disk {
+    char name[GUEST_NAME_SIZE];
+    int fd;
+    int base_fd;     /* -1: none */
+    uint64_t length; /* bytes, a multiple of 512 */
 };
 
 /* Why a guest may not leave, in its VMM's words, made printable. */
@@ -62,6 +71,12 @@ struct guest_ops {
     /* log_clear: writes to these pages, from now on, are reported by the next sync. */
     bool (*log_clear)(struct guest *g, unsigned block, uint64_t first, uint64_t count,
                       const struct wait *w, struct error **errp);
+    /*
+     * disk_sync: adds what was written to dirty[disk], bitmaps of the disks' chunks of 64 KiB.  The
+     * VMM is not asked: it marks as it writes, and from stop's success on all its writes are
+     * marked.
+     */
+    void (*disk_sync)(struct guest *g, uint64_t *const dirty[]);
     /*
      * throttle: keeps the vCPUs out for `percent` (0 to 99) of the time; only where the guest says
      * can_throttle.  0, stop and the loss of the daemon end it.
@@ -96,11 +111,13 @@ struct guest {
     struct guest_block blocks[GUEST_BLOCKS_MAX];
     unsigned nblocks;
     uint64_t ram; /* bytes */
+    struct guest_disk disks[GUEST_DISKS_MAX];
+    unsigned ndisks;
     pid_t pid;
     bool released;                /* given away, and known to run at its destination */
     uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
     bool can_throttle;
-    const char *tracking;         /* "kvm-manual-protect", "kvm-log", "marks" */
+    const char *tracking; /* "kvm-manual-protect", "kvm-log", "marks" */
     /* Written by the main thread as the VMM tells it. */
     _Atomic int state; /* enum guest_state */
     /* The main thread's. */

@@ -17,7 +17,7 @@
 #define DEFAULT_SOCKET "/run/ferryd/guests.sock"
 
 /* Members past what the caller's struct has read as zero: older VMMs, newer library. */
-static bool copy_sized(void *to, size_t room, const void *from, size_t size)
+bool ferry_copy_sized(void *to, size_t room, const void *from, size_t size)
 {
     if (size < sizeof(size_t)) {
         return false;
@@ -27,7 +27,7 @@ static bool copy_sized(void *to, size_t room, const void *from, size_t size)
     return true;
 }
 
-static bool name_is_good(const char *name)
+bool ferry_name_is_good(const char *name)
 {
     return name && name[0] && strlen(name) <= FERRY_NAME_MAX;
 }
@@ -50,8 +50,9 @@ int ferry_new(const struct ferry_config *config, struct ferry **out)
     struct ferry_config c;
     struct ferry_ops ops;
     *out = NULL;
-    if (!copy_sized(&c, sizeof(c), config, config->size) || !c.ops || !name_is_good(c.name) ||
-        !copy_sized(&ops, sizeof(ops), c.ops, c.ops->size) || !ops_are_complete(&ops)) {
+    if (!ferry_copy_sized(&c, sizeof(c), config, config->size) || !c.ops ||
+        !ferry_name_is_good(c.name) || !ferry_copy_sized(&ops, sizeof(ops), c.ops, c.ops->size) ||
+        !ops_are_complete(&ops)) {
         return -EINVAL;
     }
     struct ferry *f = calloc(1, sizeof(*f));
@@ -84,7 +85,7 @@ static bool overlaps(const struct ferry_block *a, const struct ferry_ram_block *
 
 static int check_block(const struct ferry *f, const struct ferry_ram_block *b)
 {
-    if (!name_is_good(b->name) || !b->length ||
+    if (!ferry_name_is_good(b->name) || !b->length ||
         (b->offset | b->length | b->gpa) % FERRY_PAGE_SIZE || b->gpa + b->length < b->gpa ||
         (b->slot != FERRY_NO_SLOT && !b->hva)) {
         return -EINVAL;
@@ -100,7 +101,7 @@ static int check_block(const struct ferry *f, const struct ferry_ram_block *b)
 int ferry_add_ram(struct ferry *f, const struct ferry_ram_block *block)
 {
     struct ferry_ram_block b;
-    if (f->started || !copy_sized(&b, sizeof(b), block, block->size)) {
+    if (f->started || !ferry_copy_sized(&b, sizeof(b), block, block->size)) {
         return -EINVAL;
     }
     int err = check_block(f, &b);
@@ -154,6 +155,7 @@ int ferry_start(struct ferry *f)
     if (!f->nblocks || (slots && f->vm_fd < 0)) {
         return -EINVAL;
     }
+    ferry_size_disks(f);
     /* The VMM's signals are for its own threads. */
     sigset_t all, before;
     sigfillset(&all);
@@ -186,6 +188,7 @@ void ferry_free(struct ferry *f)
     for (unsigned i = 0; i < f->nblocks; i++) {
         close(f->blocks[i].fd);
     }
+    ferry_close_disks(f);
     if (f->vm_fd >= 0) {
         close(f->vm_fd);
     }
@@ -199,17 +202,21 @@ void ferry_free(struct ferry *f)
     free(f);
 }
 
+void ferry_mark_bits(struct ferry *f, unsigned index, uint64_t first, uint64_t end)
+{
+    _Atomic uint64_t *marks = dirtymap_marks(&f->map, f->pages, index);
+    for (size_t w = first / BITS_PER_WORD; (uint64_t)w * BITS_PER_WORD < end; w++) {
+        atomic_fetch_or(&marks[w], bits_mask_in_word(w, first, end));
+    }
+}
+
 static void mark_block(struct ferry *f, unsigned index, uint64_t gpa, uint64_t end)
 {
     const struct ferry_block *b = &f->blocks[index];
     uint64_t from = gpa > b->gpa ? gpa - b->gpa : 0;
     uint64_t to = (end < b->gpa + b->length ? end : b->gpa + b->length) - b->gpa;
     uint64_t first = from / FERRY_PAGE_SIZE;
-    uint64_t last = (to + FERRY_PAGE_SIZE - 1) / FERRY_PAGE_SIZE;
-    _Atomic uint64_t *marks = dirtymap_marks(&f->map, f->pages, index);
-    for (size_t w = first / BITS_PER_WORD; (uint64_t)w * BITS_PER_WORD < last; w++) {
-        atomic_fetch_or(&marks[w], bits_mask_in_word(w, first, last));
-    }
+    ferry_mark_bits(f, index, first, (to + FERRY_PAGE_SIZE - 1) / FERRY_PAGE_SIZE);
 }
 
 /*

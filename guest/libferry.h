@@ -11,8 +11,9 @@
  * resumes the guest if a migration had stopped it and it was not yet given away, and keeps trying
  * to connect.  A guest that was given away is never resumed by the library on its own.
  *
- * Use:  ferry_new, ferry_add_ram (once per block), ferry_set_kvm, ferry_start; at the end
- * ferry_free.  tests and contrib/vmm show it at work.
+ * Use:  ferry_new, ferry_add_ram (once per block), ferry_add_disk (likewise, if disks are to move
+ * with the guest), ferry_set_kvm, ferry_start; at the end ferry_free.  tests and contrib/vmm show
+ * it at work.
  *
  * Growth: the structs a VMM fills start with their size; members are only ever added at the end,
  * and a member that an older VMM does not know is taken as zero.
@@ -34,11 +35,13 @@ extern "C" {
 #define FERRY_API __attribute__((visibility("default")))
 
 /* Limits, each the same on ferryd's side; passing one is -E2BIG or -EINVAL. */
-#define FERRY_NAME_MAX     64   /* bytes of a guest's or block's name, without the final NUL */
+#define FERRY_NAME_MAX     64 /* bytes of a guest's, block's or disk's name, without the final NUL */
 #define FERRY_BLOCKS_MAX   64   /* RAM blocks of one guest */
+#define FERRY_DISKS_MAX    16   /* disks of one guest */
 #define FERRY_BLOCKERS_MAX 16   /* blockers of one guest at a time */
 #define FERRY_REASON_MAX   255  /* bytes of a blocker's reason, without the final NUL */
-#define FERRY_PAGE_SIZE    4096 /* offsets, addresses and lengths are multiples of this */
+#define FERRY_PAGE_SIZE    4096 /* offsets, addresses and lengths of RAM are multiples of this */
+#define FERRY_SECTOR       512  /* a disk's length is a multiple of this, and at most 2^46 */
 
 /* A block that KVM's dirty log does not cover: all its writes are told with ferry_mark_dirty. */
 #define FERRY_NO_SLOT UINT32_MAX
@@ -134,11 +137,35 @@ struct ferry_ram_block {
     uint32_t kvm_flags; /* that slot's flags, without KVM_MEM_LOG_DIRTY_PAGES */
 };
 
+/*
+ * A disk that can move with the guest (migrate's blk and inc): its content, byte for byte.  Neither
+ * file is ever mapped; ferryd reads the source's and writes that of a VMM that waits for the guest.
+ *
+ * A disk with a base is an overlay: what its own file has not allocated (SEEK_DATA, lseek(2)), the
+ * VMM reads from the base, and zeroes behind the base's end.  Both are files, and the overlay's
+ * file system has blocks of at most 4096 bytes.  Whoever writes a part of such a block that is not
+ * allocated copies the rest of it from the base.  The base is never written.
+ */
+struct ferry_disk {
+    size_t size;      /* sizeof(struct ferry_disk) */
+    const char *name; /* unique in the guest; the destination finds its disk by it; copied */
+    int fd;           /* regular file or block device, open for reading and writing; dup'ed */
+    uint64_t length;  /* bytes that the guest sees; the file has as many or more */
+    int base_fd;      /* with has_base: open for reading; dup'ed */
+    bool has_base;
+};
+
 /* -EINVAL: a missing callback, a bad name; -ENOMEM. */
 FERRY_API int ferry_new(const struct ferry_config *config, struct ferry **out);
 
 /* Before ferry_start.  -EINVAL: not page-aligned, empty, overlapping, a name twice; -E2BIG. */
 FERRY_API int ferry_add_ram(struct ferry *f, const struct ferry_ram_block *block);
+
+/*
+ * Before ferry_start; the disks are numbered in the order of these calls, from 0.  -EINVAL: a bad
+ * length, a name twice; -E2BIG; -EBADF.
+ */
+FERRY_API int ferry_add_disk(struct ferry *f, const struct ferry_disk *disk);
 
 /*
  * The VM's fd, dup'ed; before ferry_start.  Enables manual dirty-log protection where KVM has it,
@@ -163,6 +190,14 @@ FERRY_API void ferry_free(struct ferry *f);
  * costs nothing when no migration runs.  Parts outside registered blocks are ignored.
  */
 FERRY_API void ferry_mark_dirty(struct ferry *f, uint64_t gpa, uint64_t length);
+
+/*
+ * Disk number `disk` was written, or discarded, in [offset, offset + length).  To be called AFTER
+ * the write, when a pread of the file would show it, and before stop() returns.  Any thread, never
+ * blocks long, costs nothing when no migration runs.  What lies behind the disk's end is ignored.
+ */
+FERRY_API void ferry_mark_disk_dirty(struct ferry *f, unsigned disk, uint64_t offset,
+                                     uint64_t length);
 
 /*
  * The VMM pauses and resumes its guest on its own: ferryd shows it, and a paused guest stays paused

@@ -27,6 +27,13 @@ struct ferry_block {
     struct kvmlog_slot slot;
 };
 
+struct ferry_drive {
+    char name[WIRE_NAME_SIZE];
+    int fd;
+    int base_fd; /* -1: none */
+    uint64_t length;
+};
+
 /* A place for one blocker.  What ferryd knows of it is made to follow, whatever happened meanwhile.
  */
 struct ferry_blocker {
@@ -45,8 +52,12 @@ struct ferry {
     bool manual_protect;
     bool plain_log; /* never manual_protect */
     struct ferry_block blocks[FERRY_BLOCKS_MAX];
-    uint64_t pages[FERRY_BLOCKS_MAX]; /* of each block */
     unsigned nblocks;
+    struct ferry_drive disks[FERRY_DISKS_MAX];
+    unsigned ndisks;
+    /* Of each block; behind them, from ferry_start on, chunks of each disk: as dirtymap.h has it.
+     */
+    uint64_t pages[FERRY_BLOCKS_MAX + FERRY_DISKS_MAX];
     bool started;
     pthread_t thread;
     int wake_fd; /* eventfd: look at stopping and tell_state */
@@ -74,6 +85,17 @@ struct ferry {
     uint8_t job[WIRE_UUID_SIZE]; /* given away to */
     char error[WIRE_TEXT_SIZE];  /* ferry_set_error's words for the running callback */
 };
+
+/* Takes over what of the caller's struct both know; false: it has no size. */
+bool ferry_copy_sized(void *to, size_t room, const void *from, size_t size);
+bool ferry_name_is_good(const char *name);
+
+/* Sets marks of what is block `index` of the dirty map; under map_lock, with a map. */
+void ferry_mark_bits(struct ferry *f, unsigned index, uint64_t first, uint64_t end);
+
+/* Says how many bits the disks have in the dirty map; in ferry_start. */
+void ferry_size_disks(struct ferry *f);
+void ferry_close_disks(struct ferry *f);
 
 /* The thread: connects, serves, cleans up behind a lost connection, until `stopping`. */
 void *ferry_thread(void *arg);

@@ -78,7 +78,7 @@ static int do_log_start(struct ferry *f, const union wire_body *body, int fd,
     }
     drop_log(f);
     pthread_rwlock_wrlock(&f->map_lock);
-    int err = fd < 0 ? -EBADF : dirtymap_map(&f->map, fd, f->pages, f->nblocks);
+    int err = fd < 0 ? -EBADF : dirtymap_map(&f->map, fd, f->pages, f->nblocks + f->ndisks);
     pthread_rwlock_unlock(&f->map_lock);
     if (err) {
         ferry_end_leaving(f);

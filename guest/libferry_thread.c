@@ -90,6 +90,7 @@ static int send_hello(struct ferry *f)
         .version_min = WIRE_VERSION_MIN,
         .page_size = FERRY_PAGE_SIZE,
         .blocks = f->nblocks,
+        .disks = f->ndisks,
         .released = f->released,
     };
     for (unsigned i = 0; i < f->nblocks; i++) {
@@ -106,6 +107,20 @@ static int send_hello(struct ferry *f)
     return ferry_send(f, WIRE_HELLO, 0, &hello, -1);
 }
 
+/* A disk's image, and behind it its base where there is one: a message has one descriptor. */
+static int introduce_disk(struct ferry *f, const struct ferry_drive *d)
+{
+    struct wire_disk disk = {
+        .length = d->length, .part = WIRE_DISK_IMAGE, .has_base = d->base_fd >= 0};
+    strcpy(disk.name, d->name);
+    int err = ferry_send(f, WIRE_DISK, 0, &disk, d->fd);
+    if (!err && d->base_fd >= 0) {
+        disk.part = WIRE_DISK_BASE;
+        err = ferry_send(f, WIRE_DISK, 0, &disk, d->base_fd);
+    }
+    return err;
+}
+
 static int introduce(struct ferry *f)
 {
     int err = send_hello(f);
@@ -115,6 +130,9 @@ static int introduce(struct ferry *f)
             .offset = b->offset, .length = b->length, .gpa = b->gpa, .has_slot = b->has_slot};
         strcpy(block.name, b->name);
         err = ferry_send(f, WIRE_BLOCK, 0, &block, b->fd);
+    }
+    for (unsigned i = 0; !err && i < f->ndisks; i++) {
+        err = introduce_disk(f, &f->disks[i]);
     }
     err = err ? err : ferry_tell_blockers(f, true);
     return err ? err : ferry_send(f, WIRE_READY, 0, NULL, -1);

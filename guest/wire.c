@@ -17,6 +17,7 @@ static const uint16_t body_lengths[] = {
     [WIRE_REPLY] = 1 + sizeof(struct wire_reply),
     [WIRE_STATE] = 1 + sizeof(struct wire_state),
     [WIRE_SHUTDOWN] = 1,
+    [WIRE_DISK] = 1 + sizeof(struct wire_disk),
     [WIRE_BLOCKER] = 1 + sizeof(struct wire_blocker),
     [WIRE_WELCOME] = 1 + sizeof(struct wire_welcome),
     [WIRE_REFUSE] = 1 + sizeof(struct wire_refuse),

@@ -3,10 +3,10 @@
  * The messages between libferry (in the VMM) and ferryd, one each per SOCK_SEQPACKET message, in
  * the host's byte order (both ends are on one host).  schema/guest-protocol.md describes them.
  *
- * The VMM connects and introduces itself: HELLO, one BLOCK per RAM block (with its descriptor),
- * its BLOCKERs, READY.  ferryd answers WELCOME or REFUSE.  From then on ferryd sends requests, each
- * answered by one REPLY with the same sequence number, in order; the VMM sends STATE, BLOCKER and
- * SHUTDOWN on its own.
+ * The VMM connects and introduces itself: HELLO, one BLOCK per RAM block (with its descriptor), one
+ * or two DISKs per disk (likewise), its BLOCKERs, READY.  ferryd answers WELCOME or REFUSE.  From
+ * then on ferryd sends requests, each answered by one REPLY with the same sequence number, in
+ * order; the VMM sends STATE, BLOCKER and SHUTDOWN on its own.
  */
 #ifndef FERRY_GUEST_WIRE_H
 #define FERRY_GUEST_WIRE_H
@@ -22,6 +22,7 @@
 #define WIRE_NAME_SIZE    65  /* with the final NUL */
 #define WIRE_TEXT_SIZE    256 /* with the final NUL */
 #define WIRE_BLOCKS_MAX   64u /* see FERRY_BLOCKS_MAX */
+#define WIRE_DISKS_MAX    16u /* see FERRY_DISKS_MAX */
 #define WIRE_BLOCKERS_MAX 16u /* see FERRY_BLOCKERS_MAX */
 #define WIRE_UUID_SIZE    16
 
@@ -39,6 +40,7 @@ enum wire_type {
     WIRE_REPLY = 4,
     WIRE_STATE = 5,
     WIRE_SHUTDOWN = 6,
+    WIRE_DISK = 7,
     WIRE_BLOCKER = 8,
     /* from ferryd */
     WIRE_WELCOME = 64,
@@ -57,6 +59,9 @@ enum wire_type {
     WIRE_RELEASE = 77,
     WIRE_START = 78,
 };
+
+/* A disk's dirty marks have a bit for so many bytes. */
+#define WIRE_DISK_CHUNK (64u << 10)
 
 /* Bits of wire_hello.features. */
 #define WIRE_FEATURE_KVM_LOG        (1u << 0) /* some block has a KVM slot */
@@ -81,6 +86,7 @@ struct wire_hello {
     uint32_t released;           /* state is given-away and the destination is known to run */
     uint8_t job[WIRE_UUID_SIZE]; /* the job it was given away to */
     char name[WIRE_NAME_SIZE];
+    uint32_t disks;
 };
 
 struct wire_block {
@@ -88,6 +94,16 @@ struct wire_block {
     uint64_t length;
     uint64_t gpa;
     uint32_t has_slot;
+    char name[WIRE_NAME_SIZE];
+};
+
+/* What a DISK message's descriptor is. */
+enum wire_disk_part { WIRE_DISK_IMAGE = 0, WIRE_DISK_BASE = 1 };
+
+struct wire_disk {
+    uint64_t length;
+    uint32_t part;     /* enum wire_disk_part */
+    uint32_t has_base; /* of the image: its base is the next message */
     char name[WIRE_NAME_SIZE];
 };
 
@@ -153,6 +169,7 @@ struct wire_blocker {
 union wire_body {
     struct wire_hello hello;
     struct wire_block block;
+    struct wire_disk disk;
     struct wire_welcome welcome;
     struct wire_refuse refuse;
     struct wire_log_clear log_clear;

@@ -9,8 +9,7 @@ import struct
 MAGIC = 0x59525246
 VERSION = 2
 PAGE = 4096
-HELLO, BLOCK, READY, REPLY, STATE, SHUTDOWN = range(1, 7)
-BLOCKER = 8
+HELLO, BLOCK, READY, REPLY, STATE, SHUTDOWN, DISK, BLOCKER = range(1, 9)
 WELCOME, REFUSE = 64, 65
 RUNNING, PAUSED, STOPPED, GIVEN_AWAY, INCOMING = range(5)
 
@@ -24,14 +23,19 @@ def message(kind, body=b"", length=None, seq=0):
 
 
 def hello(name=b"g", magic=MAGIC, version=VERSION, version_min=VERSION, features=0, page=PAGE,
-          blocks=1, state=RUNNING, released=0, job=bytes(16)):
+          blocks=1, state=RUNNING, released=0, job=bytes(16), disks=0):
     fixed = struct.pack("<8I", magic, version, version_min, features, page, blocks, state, released)
-    return message(HELLO, fixed + job + name.ljust(65, b"\0") + bytes(3))
+    return message(HELLO, fixed + job + name.ljust(65, b"\0") + bytes(3) + struct.pack("<I", disks))
 
 
 def block(name=b"ram", offset=0, length=1 << 20, gpa=0, has_slot=0):
     return message(BLOCK, struct.pack("<3QI", offset, length, gpa, has_slot) +
                    name.ljust(65, b"\0") + bytes(3))
+
+
+def disk(name=b"disk", length=1 << 20, part=0, has_base=0):
+    return message(DISK, struct.pack("<QII", length, part, has_base) + name.ljust(65, b"\0") +
+                   bytes(7))
 
 
 def blocker(number, reason=b"", added=1):

@@ -21,6 +21,9 @@ _Static_assert(offsetof(struct wire_hello, job) == 32, "hello.job");
 _Static_assert(offsetof(struct wire_hello, name) == 48, "hello.name");
 _Static_assert(offsetof(struct wire_block, gpa) == 16, "block.gpa");
 _Static_assert(offsetof(struct wire_block, name) == 28, "block.name");
+_Static_assert(offsetof(struct wire_hello, disks) == 116, "hello.disks");
+_Static_assert(offsetof(struct wire_disk, part) == 8, "disk.part");
+_Static_assert(offsetof(struct wire_disk, name) == 16, "disk.name");
 _Static_assert(offsetof(struct wire_log_clear, first) == 8, "log_clear.first");
 _Static_assert(offsetof(struct wire_reply, was_paused) == 8, "reply.was_paused");
 _Static_assert(offsetof(struct wire_reply, text) == 12, "reply.text");
@@ -31,12 +34,12 @@ static const struct {
     uint32_t type;
     int length;
 } bodies[] = {
-    {WIRE_HELLO, 116},   {WIRE_BLOCK, 96},     {WIRE_READY, 0},      {WIRE_REPLY, 268},
+    {WIRE_HELLO, 120},   {WIRE_BLOCK, 96},     {WIRE_READY, 0},      {WIRE_REPLY, 268},
     {WIRE_STATE, 4},     {WIRE_SHUTDOWN, 0},   {WIRE_WELCOME, 4},    {WIRE_REFUSE, 256},
     {WIRE_LOG_START, 0}, {WIRE_LOG_SYNC, 0},   {WIRE_LOG_CLEAR, 24}, {WIRE_LOG_STOP, 0},
     {WIRE_STOP, 4},      {WIRE_RESUME, 4},     {WIRE_SAVE, 0},       {WIRE_LOAD, 0},
     {WIRE_THROTTLE, 4},  {WIRE_GIVE_AWAY, 16}, {WIRE_TAKE_BACK, 0},  {WIRE_RELEASE, 0},
-    {WIRE_START, 4},     {WIRE_BLOCKER, 272},
+    {WIRE_START, 4},     {WIRE_BLOCKER, 272},  {WIRE_DISK, 88},
 };
 
 #define NBODIES (sizeof(bodies) / sizeof(bodies[0]))
