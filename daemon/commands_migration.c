@@ -11,13 +11,28 @@ static void set_busy(struct error **errp)
     error_set(errp, "migration-active", "There's a migration process in progress");
 }
 
-static bool check_block_arguments(json_t *args, struct error **errp)
+/* inc includes blk, as in the reference. */
+static enum job_disks wanted_disks(json_t *args)
 {
-    static const char *const names[] = {"blk", "inc"};
-    for (size_t i = 0; i < 2; i++) {
-        if (json_is_true(json_object_get(args, names[i]))) {
-            error_set(errp, "no-disks",
-                      "'%s' asks to migrate disks, and the guest has registered none", names[i]);
+    if (json_is_true(json_object_get(args, "inc"))) {
+        return JOB_DISKS_INCREMENTAL;
+    }
+    return json_is_true(json_object_get(args, "blk")) ? JOB_DISKS_WHOLE : JOB_DISKS_NONE;
+}
+
+static bool check_disks(const struct guest *g, enum job_disks wanted, struct error **errp)
+{
+    static const char *const names[] = {[JOB_DISKS_WHOLE] = "blk", [JOB_DISKS_INCREMENTAL] = "inc"};
+    if (wanted != JOB_DISKS_NONE && !g->ndisks) {
+        error_set(errp, "no-disks", "'%s' asks to migrate disks, and the guest has registered none",
+                  names[wanted]);
+        return false;
+    }
+    for (unsigned i = 0; wanted == JOB_DISKS_INCREMENTAL && i < g->ndisks; i++) {
+        if (g->disks[i].base_fd < 0) {
+            error_set(errp, "disk-no-base",
+                      "'inc' asks for what differs from a base, and disk '%s' has none",
+                      g->disks[i].name);
             return false;
         }
     }
@@ -59,7 +74,7 @@ static bool check_outgoing(const struct entry *e, json_t *args, struct error **e
                   "The VMM of guest '%s' can't throttle it: turn auto-converge off", e->name);
         return false;
     }
-    return check_blockers(e->guest, errp) && check_block_arguments(args, errp);
+    return check_blockers(e->guest, errp) && check_disks(e->guest, wanted_disks(args), errp);
 }
 
 static struct endpoint *parse_uri(struct ferryd *d, json_t *args, struct error **errp)
@@ -73,7 +88,8 @@ static bool start(struct ferryd *d, struct entry *e, json_t *args, enum job_dire
                   struct error **errp)
 {
     struct endpoint *endpoint = parse_uri(d, args, errp);
-    return endpoint && jobs_start(d, e, direction, endpoint, errp);
+    enum job_disks disks = direction == JOB_OUTGOING ? wanted_disks(args) : JOB_DISKS_NONE;
+    return endpoint && jobs_start(d, e, direction, disks, endpoint, errp);
 }
 
 static void cmd_migrate(struct qmp_request *req, json_t *args, void *opaque)

@@ -5,8 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bits of HELLO's required features that this version reads; there are none yet. */
-#define FEATURES_KNOWN 0ULL
+/* Bits of HELLO's required features, and those that this version reads. */
+#define FEATURE_DISKS  (1ULL << 0) /* disks move with the guest */
+#define FEATURES_KNOWN FEATURE_DISKS
 
 #define HELLO_SIZE     48u
 #define BLOCK_SIZE     24u
@@ -14,17 +15,17 @@
 /* ---- the source ---- */
 
 static bool offer_hello(struct job *job, struct stream *s, const struct ram *ram,
-                        struct error **errp)
+                        const struct disks *disks, struct error **errp)
 {
     uint8_t body[HELLO_SIZE + GUEST_NAME_SIZE];
     size_t name = strlen(job->guest_name);
     memcpy(body, job->uuid, GUEST_UUID_SIZE);
-    put_le64(body + 16, 0); /* required features */
+    put_le64(body + 16, disks ? FEATURE_DISKS : 0);
     put_le64(body + 24, ram->bytes);
     put_le32(body + 32, RAM_PAGE_SIZE);
     put_le32(body + 36, ram->count);
     put_le32(body + 40, (uint32_t)name);
-    put_le32(body + 44, 0);
+    put_le32(body + 44, disks ? disks->count : 0);
     memcpy(body + HELLO_SIZE, job->guest_name, name);
     return stream_write(s, RECORD_HELLO, body, HELLO_SIZE + name, errp);
 }
@@ -60,9 +61,10 @@ static bool write_preamble(struct stream *s, struct error **errp)
     return stream_write_raw(s, preamble, sizeof(preamble), errp);
 }
 
-static bool offer_all(struct job *job, struct stream *s, const struct ram *ram, struct error **errp)
+static bool offer_all(struct job *job, struct stream *s, const struct ram *ram,
+                      const struct disks *disks, struct error **errp)
 {
-    if (!write_preamble(s, errp) || !offer_hello(job, s, ram, errp)) {
+    if (!write_preamble(s, errp) || !offer_hello(job, s, ram, disks, errp)) {
         return false;
     }
     for (unsigned i = 0; i < ram->count; i++) {
@@ -70,17 +72,30 @@ static bool offer_all(struct job *job, struct stream *s, const struct ram *ram, 
             return false;
         }
     }
-    return offer_capabilities(job, s, errp) && stream_write(s, RECORD_OPEN, NULL, 0, errp);
+    return (!disks || handshake_offer_disks(s, disks, errp)) && offer_capabilities(job, s, errp) &&
+           stream_write(s, RECORD_OPEN, NULL, 0, errp);
 }
 
-bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram, struct error **errp)
+/* A destination that has to prepare its disks says that it is ALIVE meanwhile. */
+static bool await_accept(struct stream *s, struct error **errp)
 {
     struct record rec;
-    if (!offer_all(job, s, ram, errp)) {
+    do {
+        if (!record_read(s->reader, &rec, errp)) {
+            return false;
+        }
+    } while (rec.type == RECORD_ALIVE);
+    return record_is(&rec, RECORD_ACCEPT, errp);
+}
+
+bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram,
+                     const struct disks *disks, struct error **errp)
+{
+    if (!offer_all(job, s, ram, disks, errp)) {
         stream_prefer_peers_word(s, errp);
         return false;
     }
-    return !s->channel->two_way || record_expect(s->reader, RECORD_ACCEPT, &rec, errp);
+    return !s->channel->two_way || await_accept(s, errp);
 }
 
 bool handshake_ask(struct stream *s, const uint8_t uuid[GUEST_UUID_SIZE], struct error **errp)
@@ -90,9 +105,8 @@ bool handshake_ask(struct stream *s, const uint8_t uuid[GUEST_UUID_SIZE], struct
 
 /* ---- the destination ---- */
 
-/* A name out of a body: `length` bytes at the end of it, made a C string; false if it is none. */
-static bool take_name(const struct record *rec, size_t fixed, uint32_t length, char *name,
-                      size_t size)
+bool handshake_take_name(const struct record *rec, size_t fixed, uint32_t length, char *name,
+                         size_t size)
 {
     if (length == 0 || length >= size || rec->length != fixed + length) {
         return false;
@@ -120,7 +134,7 @@ static bool check_hello(const struct record *rec, const struct ram *ram, struct 
                         struct error **errp)
 {
     const uint8_t *b = rec->body;
-    if (!take_name(rec, HELLO_SIZE, get_le32(b + 40), h->name, sizeof(h->name))) {
+    if (!handshake_take_name(rec, HELLO_SIZE, get_le32(b + 40), h->name, sizeof(h->name))) {
         error_set(errp, "stream-corrupt", "The HELLO record names no guest");
         return false;
     }
@@ -147,7 +161,7 @@ static bool check_block(const struct record *rec, const struct ram_block *mine, 
 {
     char name[RAM_NAME_MAX + 1];
     char what[RAM_NAME_MAX + 64];
-    if (!take_name(rec, BLOCK_SIZE, get_le32(rec->body + 16), name, sizeof(name))) {
+    if (!handshake_take_name(rec, BLOCK_SIZE, get_le32(rec->body + 16), name, sizeof(name))) {
         error_set(errp, "stream-corrupt", "A BLOCK record has no name");
         return false;
     }
@@ -171,7 +185,7 @@ static bool check_block(const struct record *rec, const struct ram_block *mine, 
 static bool check_capability(const struct record *rec, struct handshake *h, struct error **errp)
 {
     char name[65] = "";
-    if (!take_name(rec, 0, (uint32_t)rec->length, name, sizeof(name))) {
+    if (!handshake_take_name(rec, 0, (uint32_t)rec->length, name, sizeof(name))) {
         error_set(errp, "stream-corrupt", "A CAPABILITY record has no name");
         return false;
     }
@@ -185,8 +199,8 @@ static bool check_capability(const struct record *rec, struct handshake *h, stru
     return true;
 }
 
-static bool receive_introduction(struct stream *s, const struct ram *ram, struct handshake *h,
-                                 struct error **errp)
+static bool receive_introduction(struct stream *s, const struct ram *ram, uint32_t disks,
+                                 struct handshake *h, struct error **errp)
 {
     struct record rec;
     for (unsigned i = 0; i < ram->count; i++) {
@@ -194,6 +208,9 @@ static bool receive_introduction(struct stream *s, const struct ram *ram, struct
             !check_block(&rec, &ram->blocks[i], errp)) {
             return false;
         }
+    }
+    if (!handshake_receive_disks(s, disks, &h->disks, errp)) {
+        return false;
     }
     for (;;) {
         if (!record_read(s->reader, &rec, errp)) {
@@ -246,7 +263,8 @@ bool handshake_receive(struct stream *s, const struct ram *ram, struct handshake
                   record_type_name(rec.type));
         return false;
     }
-    return check_hello(&rec, ram, h, errp) && receive_introduction(s, ram, h, errp);
+    uint32_t disks = get_le64(rec.body + 16) & FEATURE_DISKS ? get_le32(rec.body + 44) : 0;
+    return check_hello(&rec, ram, h, errp) && receive_introduction(s, ram, disks, h, errp);
 }
 
 bool handshake_accept(struct stream *s, struct error **errp)

@@ -6,12 +6,17 @@
 #ifndef FERRY_DAEMON_HANDSHAKE_H
 #define FERRY_DAEMON_HANDSHAKE_H
 
+#include "daemon/handshake_disks.h"
 #include "daemon/job.h"
 #include "daemon/stream.h"
 #include "ram/block.h"
 
-/* The source's part: preamble, HELLO, BLOCKs, CAPABILITYs, OPEN; then awaits ACCEPT on two ways. */
-bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram, struct error **errp);
+/*
+ * The source's part: preamble, HELLO, BLOCKs, DISKs, CAPABILITYs, OPEN; then awaits ACCEPT on two
+ * ways.  `disks` NULL: none move.
+ */
+bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram,
+                     const struct disks *disks, struct error **errp);
 
 /* What a stream begins with: a migration, or a question about one. */
 enum handshake_kind { HANDSHAKE_MIGRATION, HANDSHAKE_QUESTION };
@@ -22,6 +27,7 @@ struct handshake {
     uint8_t uuid[GUEST_UUID_SIZE]; /* of the source's job */
     char name[GUEST_NAME_SIZE];    /* the guest's, at the source */
     bool capabilities[CAPABILITY_COUNT];
+    struct disk_offers disks;
 };
 
 /*
@@ -31,6 +37,10 @@ struct handshake {
 bool handshake_receive(struct stream *s, const struct ram *ram, struct handshake *h,
                        struct error **errp);
 bool handshake_accept(struct stream *s, struct error **errp);
+
+/* A name out of a body: `length` bytes behind its fixed part; false if it is none. */
+bool handshake_take_name(const struct record *rec, size_t fixed, uint32_t length, char *name,
+                         size_t size);
 
 /* Asks about the job `uuid` on a fresh channel. */
 bool handshake_ask(struct stream *s, const uint8_t uuid[GUEST_UUID_SIZE], struct error **errp);

@@ -5,6 +5,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "daemon/handover.h"
+#include "daemon/incoming_disks.h"
 #include "guest/wire.h"
 
 #include <errno.h>
@@ -67,7 +68,8 @@ static bool introduce(struct incoming *in, struct error **errp)
     }
     job_set_uuid(in->job, in->peer.uuid);
     log_info("guest %s: the source's guest is '%s'", in->job->guest_name, in->peer.name);
-    return (!in->peer.two_way || handshake_accept(&in->stream, errp)) &&
+    return incoming_disks_open(in, errp) &&
+           (!in->peer.two_way || handshake_accept(&in->stream, errp)) &&
            ram_wipe(in->ram, &w, errp);
 }
 
@@ -196,7 +198,7 @@ static bool check_counts(struct incoming *in, const struct record *rec, struct e
 
 static bool on_end(struct incoming *in, struct record *rec, struct error **errp)
 {
-    if (!in->state_complete) {
+    if (!in->state_complete || !incoming_disks_complete(in)) {
         return out_of_place(rec, errp);
     }
     if (!check_counts(in, rec, errp)) {
@@ -222,10 +224,19 @@ static bool on_fail(struct incoming *in, struct record *rec, struct error **errp
 typedef bool record_handler(struct incoming *in, struct record *rec, struct error **errp);
 
 static record_handler *const handlers[] = {
-    [RECORD_ROUND] = on_round,     [RECORD_RAM_PAGES] = on_pages, [RECORD_RAM_ZERO] = on_zero,
-    [RECORD_STOPPED] = on_stopped, [RECORD_STATE] = on_state,     [RECORD_STATE_END] = on_state_end,
-    [RECORD_VERIFY] = on_verify,   [RECORD_END] = on_end,         [RECORD_ALIVE] = on_alive,
+    [RECORD_ROUND] = on_round,
+    [RECORD_RAM_PAGES] = on_pages,
+    [RECORD_RAM_ZERO] = on_zero,
+    [RECORD_STOPPED] = on_stopped,
+    [RECORD_STATE] = on_state,
+    [RECORD_STATE_END] = on_state_end,
+    [RECORD_VERIFY] = on_verify,
+    [RECORD_END] = on_end,
+    [RECORD_ALIVE] = on_alive,
     [RECORD_FAIL] = on_fail,
+    [RECORD_DISK_DATA] = incoming_disk_data,
+    [RECORD_DISK_ZERO] = incoming_disk_zero,
+    [RECORD_DISK_END] = incoming_disk_end,
 };
 
 static bool take_records(struct incoming *in, struct error **errp)
@@ -308,6 +319,7 @@ void incoming_run(struct job *job)
         free_ram(in);
     }
     ram_free(in->ram);
+    disks_free(in->disks.disks);
     if (!in->offered) {
         listener_close(in->listener); /* whoever sees the end may listen there again */
         in->listener = NULL;

@@ -12,6 +12,7 @@
 #include "daemon/handshake.h"
 #include "daemon/job.h"
 #include "daemon/stream.h"
+#include "disk/load.h"
 #include "ram/verify.h"
 
 struct incoming {
@@ -22,6 +23,8 @@ struct incoming {
     struct handshake peer;
     struct verify_progress verified;
     bool verify_begun;
+    struct disk_loader disks; /* its disks NULL: none come */
+    bool disks_ended;
     bool stopped; /* the source said so */
     bool paused;  /* the guest was paused there, and stays so */
     int state_fd; /* the device state, collected */

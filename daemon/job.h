@@ -18,6 +18,7 @@
 #include "common/wait.h"
 #include "daemon/loop.h"
 #include "daemon/params.h"
+#include "disk/save.h"
 #include "guest/guest.h"
 #include "ram/load.h"
 #include "ram/save.h"
@@ -47,6 +48,13 @@ enum job_handover { HANDOVER_NONE, HANDOVER_UNDECIDED, HANDOVER_SOURCE, HANDOVER
 /* What an operator decides about an undecided handover. */
 enum job_resolution { RESOLVE_NONE, RESOLVE_SOURCE, RESOLVE_DESTINATION };
 
+/* What an outgoing job does with the guest's disks; an incoming one learns it from the source. */
+enum job_disks {
+    JOB_DISKS_NONE,
+    JOB_DISKS_WHOLE,       /* blk */
+    JOB_DISKS_INCREMENTAL, /* inc: what overlays hold over their bases */
+};
+
 /* Nanoseconds since the job's start; 0: not reached. */
 struct job_times {
     _Atomic uint64_t start; /* CLOCK_MONOTONIC, the others relative to it */
@@ -62,9 +70,10 @@ struct job_downtime {
 struct job_counters {
     struct ram_counters ram;
     struct ram_load_counters load;
+    struct disk_counters disk;
     _Atomic uint64_t total;          /* bytes of RAM */
-    _Atomic uint64_t transferred;    /* bytes on the wire, both records and pages */
-    _Atomic uint64_t downtime_bytes; /* of these, while the guest was stopped */
+    _Atomic uint64_t transferred;    /* bytes on the wire: records, pages, disks */
+    _Atomic uint64_t downtime_bytes; /* of these, without disks, while the guest was stopped */
     _Atomic uint64_t rounds;         /* dirty bitmap synchronisations */
     _Atomic uint64_t dirty_rate;     /* pages/s between the last two */
     /* Of the last 100 ms window; doubles, published as their bits. */
@@ -92,6 +101,7 @@ struct job {
     char guest_name[GUEST_NAME_SIZE];
     struct params *params; /* shared with the guest's entry, which changes them */
     bool capabilities[CAPABILITY_COUNT];
+    enum job_disks disks;
     struct endpoint *endpoint; /* NULL: restored to ask for a resolution only */
     struct job_hooks hooks;
     pthread_t thread;

@@ -6,6 +6,7 @@
 #include "common/log.h"
 #include "daemon/handover.h"
 #include "daemon/handshake.h"
+#include "daemon/outgoing_disks.h"
 #include "ram/verify.h"
 
 #include <poll.h>
@@ -23,15 +24,19 @@ static bool connect_peer(struct outgoing *o, struct error **errp)
 {
     struct wait peer = job_peer_wait(o->job);
     struct wait patient = job_patient_wait(o->job);
+    uint64_t start = clock_ns();
     struct channel *channel = endpoint_connect(o->job->endpoint, &peer, errp);
     if (!channel) {
         return false;
     }
+    o->peer_ns = clock_ns() - start;
     stream_open(&o->stream, channel, &patient, &peer);
     o->stream.written = &o->job->counters.transferred;
-    uint64_t start = clock_ns();
-    bool ok = handshake_offer(o->job, &o->stream, o->ram, errp);
-    o->peer_ns = clock_ns() - start;
+    start = clock_ns();
+    bool ok = handshake_offer(o->job, &o->stream, o->ram, o->disks.disks, errp);
+    if (!o->disks.disks) { /* an answer that waits for disks tells nothing of the link */
+        o->peer_ns = clock_ns() - start;
+    }
     return ok;
 }
 
@@ -71,7 +76,8 @@ static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t
 
 static uint64_t remaining_bytes(const struct outgoing *o)
 {
-    return atomic_load(&o->job->counters.ram.remaining) << RAM_PAGE_SHIFT;
+    const struct job_counters *c = &o->job->counters;
+    return (atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT) + atomic_load(&c->disk.remaining);
 }
 
 /* As in the reference, each synchronisation is a pass, also the one that decides to stop. */
@@ -88,6 +94,7 @@ static bool sync_dirty(struct outgoing *o, struct error **errp)
     if (!ram_save_sync(&o->saver, errp)) {
         return false;
     }
+    outgoing_disks_sync(o);
     uint64_t now = clock_ns();
     uint64_t pages = atomic_load(&c->ram.remaining);
     if (o->synced_ns && now > o->synced_ns) {
@@ -103,14 +110,15 @@ static bool announce_round(struct outgoing *o, struct error **errp)
 {
     uint8_t body[16];
     put_le64(body, atomic_load(&o->job->counters.rounds));
-    put_le64(body + 8, remaining_bytes(o) >> RAM_PAGE_SHIFT);
+    put_le64(body + 8, atomic_load(&o->job->counters.ram.remaining));
     return stream_write(&o->stream, RECORD_ROUND, body, sizeof(body), errp);
 }
 
 /* A failed write whose reason the peer has told is reported with that reason. */
 static bool run_round(struct outgoing *o, enum ram_round kind, struct error **errp)
 {
-    if (announce_round(o, errp) && ram_save_round(&o->saver, kind, errp)) {
+    if (announce_round(o, errp) && outgoing_disks_round(o, kind, errp) &&
+        ram_save_round(&o->saver, kind, errp)) {
         return true;
     }
     stream_prefer_peers_word(&o->stream, errp);
@@ -213,7 +221,7 @@ static bool send_last_round(struct outgoing *o, struct error **errp)
     o->pace.unlimited = true;
     if (!sync_dirty(o, errp) ||
         !stream_write_u64(&o->stream, RECORD_STOPPED, o->was_paused, errp) ||
-        !run_round(o, RAM_ROUND_STOPPED, errp)) {
+        !run_round(o, RAM_ROUND_STOPPED, errp) || !outgoing_disks_end(o, errp)) {
         return false;
     }
     atomic_store(&o->job->downtime.ram, clock_ns() - start);
@@ -234,7 +242,8 @@ static bool send_end(struct outgoing *o, struct error **errp)
 
 static bool send_device(struct outgoing *o, struct error **errp)
 {
-    uint64_t sent = o->stream.sent;
+    struct job_counters *c = &o->job->counters;
+    uint64_t sent = o->stream.sent - atomic_load(&c->disk.transferred);
     job_set_status(o->job, JOB_DEVICE);
     bool verify = o->job->capabilities[CAPABILITY_VERIFY];
     /* Saved first: a VMM may write RAM, or tell of writes, as it does. */
@@ -244,7 +253,7 @@ static bool send_device(struct outgoing *o, struct error **errp)
     if (!ok) {
         stream_prefer_peers_word(&o->stream, errp);
     }
-    atomic_store(&o->job->counters.downtime_bytes, o->stream.sent - sent);
+    atomic_store(&c->downtime_bytes, o->stream.sent - atomic_load(&c->disk.transferred) - sent);
     return ok;
 }
 
@@ -276,7 +285,8 @@ static void undo(struct outgoing *o, const struct error *why)
 
 static bool migrate(struct outgoing *o, struct error **errp)
 {
-    if (!job_map_ram(o->job, o->ram, errp) || !connect_peer(o, errp) || !start_logging(o, errp)) {
+    if (!job_map_ram(o->job, o->ram, errp) || !outgoing_disks_open(o, errp) ||
+        !connect_peer(o, errp) || !start_logging(o, errp)) {
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
@@ -288,6 +298,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         .sink = o->stream.sink,
         .counters = &o->job->counters.ram,
     };
+    outgoing_disks_begin(o);
     job_set_status(o->job, JOB_ACTIVE);
     if (!run_rounds(o, errp) || !stop_guest(o, errp)) {
         return false;
@@ -323,5 +334,6 @@ void outgoing_run(struct job *job)
     error_free(word);
     stream_close(&o->stream);
     ram_free(o->ram);
+    disks_free(o->disks.disks);
     free(o);
 }

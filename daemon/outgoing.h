@@ -3,7 +3,8 @@
  * The source of a migration, as a sequence of stages on the job's thread:
  *
  *   connect, introduce    setup
- *   rounds                active: first what exists, then what was written meanwhile
+ *   rounds                active: first what exists, then what was written meanwhile; disks that
+ *                         move along (outgoing_disks.h) go before the RAM of each round
  *   stop                  the guest stands still (pre-switchover waits here, if asked to)
  *   last round, state     device
  *   handover              READY, given away, GO, RUNNING (handover.h)
@@ -17,6 +18,7 @@
 #include "daemon/pace.h"
 #include "daemon/stream.h"
 #include "daemon/throttle.h"
+#include "disk/save.h"
 
 struct outgoing {
     struct job *job;
@@ -25,11 +27,12 @@ struct outgoing {
     struct pace pace;
     struct throttle throttle;
     struct ram_saver saver;
-    uint64_t synced_ns;  /* of the last dirty bitmap synchronisation; 0: none */
-    uint64_t request_ns; /* what one request to the VMM takes */
-    uint64_t peer_ns;    /* what one exchange with the peer takes */
-    uint64_t stopped_ns; /* when the stop was asked for */
-    uint64_t ready_ns;   /* when the destination was ready */
+    struct disk_saver disks; /* its disks NULL: none move */
+    uint64_t synced_ns;      /* of the last dirty bitmap synchronisation; 0: none */
+    uint64_t request_ns;     /* what one request to the VMM takes */
+    uint64_t peer_ns;        /* what one exchange with the peer takes */
+    uint64_t stopped_ns;     /* when the stop was asked for */
+    uint64_t ready_ns;       /* when the destination was ready */
     uint64_t state_bytes;
     bool logging;
     bool stopped; /* a stop was asked for: the guest must be resumed */

@@ -123,7 +123,7 @@ static size_t allow(void *opaque, size_t want, struct error **errp)
     }
 }
 
-struct ram_pacer pace_pacer(struct pace *p)
+struct record_pacer pace_pacer(struct pace *p)
 {
-    return (struct ram_pacer){.allow = allow, .opaque = p};
+    return (struct record_pacer){.allow = allow, .opaque = p};
 }

@@ -25,7 +25,7 @@ struct pace {
 };
 
 void pace_init(struct pace *p, struct job *job, struct stream *stream);
-struct ram_pacer pace_pacer(struct pace *p);
+struct record_pacer pace_pacer(struct pace *p);
 
 /* What to count on for the last round, in bytes per millisecond. */
 double pace_bandwidth(struct pace *p);

@@ -21,6 +21,7 @@ const struct capability_info capability_infos[CAPABILITY_COUNT] = {
     [CAPABILITY_AUTO_CONVERGE] = {"auto-converge", false},
     [CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = {"pause-before-switchover", false},
     [CAPABILITY_VERIFY] = {"verify", true},
+    [CAPABILITY_ZERO_BLOCKS] = {"zero-blocks", true},
 };
 
 struct params *params_new(void)

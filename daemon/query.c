@@ -41,7 +41,9 @@ static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status s
     uint64_t normal = atomic_load(outgoing ? &c->ram.normal : &c->load.normal);
     uint64_t duplicate = atomic_load(outgoing ? &c->ram.duplicate : &c->load.duplicate);
     uint64_t remaining = atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT;
-    uint64_t transferred = atomic_load(&c->transferred);
+    /* Those of disks are counted after they were counted here: read before. */
+    uint64_t of_disks = atomic_load(&c->disk.transferred);
+    uint64_t transferred = atomic_load(&c->transferred) - of_disks;
     uint64_t in_downtime = atomic_load(&c->downtime_bytes);
     bool completed = status == JOB_COMPLETED;
     json_t *ram = json_object();
@@ -60,6 +62,15 @@ static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status s
     set_int(ram, "precopy-bytes", transferred - in_downtime);
     set_int(ram, "downtime-bytes", in_downtime);
     return ram;
+}
+
+static json_t *disk_info(struct job_counters *c, enum job_status status)
+{
+    json_t *disk = json_object();
+    set_int(disk, "transferred", atomic_load(&c->disk.transferred));
+    set_int(disk, "remaining", status == JOB_COMPLETED ? 0 : atomic_load(&c->disk.remaining));
+    set_int(disk, "total", atomic_load(&c->disk.total));
+    return disk;
 }
 
 static json_t *downtime_parts(struct job *job)
@@ -89,6 +100,9 @@ static void add_progress(json_t *info, struct job *job, enum job_status status)
     set_int(info, "setup-time", to_ms(atomic_load(&job->times.setup)));
     bool outgoing = job->direction == JOB_OUTGOING;
     json_object_set_new_nocheck(info, "ram", ram_info(&job->counters, outgoing, status));
+    if (atomic_load(&job->counters.disk.total)) {
+        json_object_set_new_nocheck(info, "disk", disk_info(&job->counters, status));
+    }
     if (status == JOB_COMPLETED) {
         if (job->direction == JOB_OUTGOING) {
             set_int(info, "downtime", to_ms(atomic_load(&job->downtime.total)));
@@ -242,12 +256,25 @@ static json_t *blocks_info(const struct guest *g)
     return blocks;
 }
 
+static json_t *disks_info(const struct guest *g)
+{
+    json_t *disks = json_array();
+    for (unsigned i = 0; i < g->ndisks; i++) {
+        const struct guest_disk *disk = &g->disks[i];
+        json_array_append_new(disks,
+                              json_pack("{s:s, s:I, s:b}", "name", disk->name, "length",
+                                        (json_int_t)disk->length, "base", disk->base_fd >= 0));
+    }
+    return disks;
+}
+
 static json_t *guest_info(const struct entry *e)
 {
     const struct guest *g = e->guest;
-    return json_pack("{s:s, s:s, s:b, s:s, s:i, s:I, s:o, s:[s]}", "name", e->name, "driver",
+    return json_pack("{s:s, s:s, s:b, s:s, s:i, s:I, s:o, s:o, s:[s]}", "name", e->name, "driver",
                      g->ops->driver, "attached", 1, "status", run_state(e), "pid", (int)g->pid,
-                     "ram", (json_int_t)g->ram, "blocks", blocks_info(g), "tracking", g->tracking);
+                     "ram", (json_int_t)g->ram, "blocks", blocks_info(g), "disks", disks_info(g),
+                     "tracking", g->tracking);
 }
 
 json_t *query_all_guests(struct ferryd *d)

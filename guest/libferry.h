@@ -139,7 +139,8 @@ struct ferry_ram_block {
 
 /*
  * A disk that can move with the guest (migrate's blk and inc): its content, byte for byte.  Neither
- * file is ever mapped; ferryd reads the source's and writes that of a VMM that waits for the guest.
+ * file is ever mapped; ferryd reads the source's and writes that of a VMM that waits for the guest,
+ * which therefore reads nothing of it before load_state.
  *
  * A disk with a base is an overlay: what its own file has not allocated (SEEK_DATA, lseek(2)), the
  * VMM reads from the base, and zeroes behind the base's end.  Both are files, and the overlay's

@@ -103,7 +103,7 @@ static void stay(struct ram_delta *d, uint64_t wanted, struct error *err)
     d->refused = wanted;
 }
 
-bool ram_delta_resize(struct ram_delta *d, const struct ram_pacer *pacer, struct error **errp)
+bool ram_delta_resize(struct ram_delta *d, const struct record_pacer *pacer, struct error **errp)
 {
     uint64_t wanted = wanted_bytes(d);
     uint64_t pages = pagecache_pages(d->cache);

@@ -44,7 +44,7 @@ bool ram_delta_must_resize(const struct ram_delta *d);
  * use.  Without memory for it the cache stays as it is, which is logged.  Fails when the pacer's
  * check does.
  */
-bool ram_delta_resize(struct ram_delta *d, const struct ram_pacer *pacer, struct error **errp);
+bool ram_delta_resize(struct ram_delta *d, const struct record_pacer *pacer, struct error **errp);
 
 /* How page `page` of a block is to go.  Each page at most once in a round.  "ram-vanished". */
 bool ram_delta_take(struct ram_delta *d, unsigned block, uint64_t page, struct delta_page *out,

@@ -35,6 +35,10 @@ static const struct record_rule rules[] = {
     [RECORD_DONE] = {"DONE", 0, 0, false},
     [RECORD_ALIVE] = {"ALIVE", 0, 0, false},
     [RECORD_RAM_DELTA] = {"RAM_DELTA", 16 + 3, 16 + RECORD_DELTA_MAX, false},
+    [RECORD_DISK] = {"DISK", 40, 256, false},
+    [RECORD_DISK_DATA] = {"DISK_DATA", 16, 16 + RECORD_PAYLOAD_MAX, true},
+    [RECORD_DISK_ZERO] = {"DISK_ZERO", 24, 24, false},
+    [RECORD_DISK_END] = {"DISK_END", 16, 16, false},
     [RECORD_ACCEPT] = {"ACCEPT", 8, 8, false},
     [RECORD_READY] = {"READY", 8, 8, false},
     [RECORD_RUNNING] = {"RUNNING", 8, 8, false},
@@ -279,11 +283,8 @@ void record_set_failed(const struct record *rec, struct error **errp)
     error_set(errp, "peer-failed", "The peer gave up: %s", text);
 }
 
-bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, struct error **errp)
+bool record_is(const struct record *rec, uint32_t type, struct error **errp)
 {
-    if (!record_read(r, rec, errp)) {
-        return false;
-    }
     if (rec->type == RECORD_FAIL) {
         record_set_failed(rec, errp);
         return false;
@@ -294,6 +295,11 @@ bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, s
         return false;
     }
     return true;
+}
+
+bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, struct error **errp)
+{
+    return record_read(r, rec, errp) && record_is(rec, type, errp);
 }
 
 const uint8_t *record_payload(struct record_reader *r, struct record *rec, size_t unit, size_t max,

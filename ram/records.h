@@ -5,9 +5,9 @@
  *
  * A record is a 16-byte head {type, check, length}, `length` bytes of body, and zeroes up to the
  * next multiple of 8.  All numbers are little-endian.  `check` is XXH32 over the head (with check
- * as 0) and the body, except that of RAM_PAGES and STATE only the 16 bytes of fixed body are
- * covered: pages change under our hands while the guest runs (`verify` compares them once it is
- * stopped), and STATE_END carries a hash of the whole state.
+ * as 0) and the body, except that of RAM_PAGES, STATE and DISK_DATA only the 16 bytes of fixed
+ * body are covered: pages change under our hands while the guest runs (`verify` compares them once
+ * it is stopped), and STATE_END carries a hash of the whole state.
  */
 #ifndef FERRY_RAM_RECORDS_H
 #define FERRY_RAM_RECORDS_H
@@ -31,7 +31,7 @@ struct iovec;
 #define RECORD_BODY_MAX 65536u
 /* Bytes of a page's delta: fewer than the page has. */
 #define RECORD_DELTA_MAX 4095u
-/* Payload of one RAM_PAGES or STATE record. */
+/* Payload of one RAM_PAGES, STATE or DISK_DATA record. */
 #define RECORD_PAYLOAD_MAX (1u << 20)
 /* A skippable record that is longer than this is an attack on the reader's time. */
 #define RECORD_SKIP_MAX (1ULL << 30)
@@ -53,8 +53,12 @@ enum record_type {
     RECORD_GO = 13,
     RECORD_ASK = 14,       /* instead of HELLO: what became of a job? */
     RECORD_DONE = 15,      /* RUNNING was seen: the destination may forget the job */
-    RECORD_ALIVE = 16,     /* nothing to send for now */
+    RECORD_ALIVE = 16,     /* nothing to send for now; before ACCEPT from the destination, too */
     RECORD_RAM_DELTA = 17, /* what has changed in one page, with the capability xbzrle */
+    RECORD_DISK = 19,      /* one disk; in the introduction */
+    RECORD_DISK_DATA = 20,
+    RECORD_DISK_ZERO = 21,
+    RECORD_DISK_END = 22, /* no more of the disks; counts */
     /* destination to source */
     RECORD_ACCEPT = 32,
     RECORD_READY = 33,
@@ -105,6 +109,15 @@ struct record_sink {
     void *opaque;
 };
 
+/* Keeps the rate: waits until something may be sent, answers how much (0: error), at most `want`.
+ */
+struct record_pacer {
+    size_t (*allow)(void *opaque, size_t want, struct error **errp);
+    /* What takes long and sends nothing asks now and then whether to go on; may write records. */
+    bool (*check)(void *opaque, struct error **errp);
+    void *opaque;
+};
+
 /* Fills `head` for a record whose checked part is `fixed`; `length` is that of the whole body. */
 void record_head(uint8_t head[RECORD_HEAD_SIZE], uint32_t type, uint64_t length, const void *fixed,
                  size_t fixed_length);
@@ -142,8 +155,10 @@ const uint8_t *record_read_raw(struct record_reader *r, size_t length, struct er
  */
 bool record_read(struct record_reader *r, struct record *rec, struct error **errp);
 
-/* The same, and fails with "stream-order" unless it is of that type (a FAIL is told as its text).
- */
+/* Whether it is of that type, else "stream-order"; a FAIL is told as its text. */
+bool record_is(const struct record *rec, uint32_t type, struct error **errp);
+
+/* Reads the next record, which must be of that type. */
 bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, struct error **errp);
 
 /*

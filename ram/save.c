@@ -109,7 +109,7 @@ static bool batch_reserve(struct sweep *s, struct error **errp)
         return false;
     }
     if (!b->iovcnt) {
-        const struct ram_pacer *pacer = &s->saver->pacer;
+        const struct record_pacer *pacer = &s->saver->pacer;
         b->limit = pacer->allow(pacer->opaque, RECORD_PAYLOAD_MAX, errp);
         if (!b->limit) {
             return false;

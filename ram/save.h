@@ -33,15 +33,6 @@ struct ram_tracker {
     void *opaque;
 };
 
-/* Keeps the rate: waits until something may be sent, answers how much (0: error), at most `want`.
- */
-struct ram_pacer {
-    size_t (*allow)(void *opaque, size_t want, struct error **errp);
-    /* What takes long and sends nothing asks now and then whether to go on; may write records. */
-    bool (*check)(void *opaque, struct error **errp);
-    void *opaque;
-};
-
 /* Written by the job's thread, read by any. */
 struct ram_counters {
     _Atomic uint64_t normal;    /* pages sent with payload */
@@ -62,7 +53,7 @@ struct ram_delta;
 struct ram_saver {
     struct ram *ram;
     struct ram_tracker tracker;
-    struct ram_pacer pacer;
+    struct record_pacer pacer;
     struct record_sink sink;
     struct ram_counters *counters;
     struct ram_delta *delta; /* NULL: pages go whole */

@@ -67,7 +67,7 @@ static void send_bytes(struct stage *s, size_t length)
 
 static size_t allow(struct stage *s, size_t want, struct error **errp)
 {
-    struct ram_pacer pacer = pace_pacer(&s->pace);
+    struct record_pacer pacer = pace_pacer(&s->pace);
     return pacer.allow(pacer.opaque, want, errp);
 }
 
