@@ -142,10 +142,11 @@ struct ferry_ram_block {
  * file is ever mapped; ferryd reads the source's and writes that of a VMM that waits for the guest,
  * which therefore reads nothing of it before load_state.
  *
- * A disk with a base is an overlay: what its own file has not allocated (SEEK_DATA, lseek(2)), the
- * VMM reads from the base, and zeroes behind the base's end.  Both are files, and the overlay's
- * file system has blocks of at most 4096 bytes.  Whoever writes a part of such a block that is not
- * allocated copies the rest of it from the base.  The base is never written.
+ * A disk with a base is an overlay, in pieces of 4096 bytes: a piece of which its own file has
+ * allocated nothing (SEEK_DATA, lseek(2)) the VMM reads from the base, with zeroes behind the
+ * base's end.  Whoever writes a part of such a piece copies the rest of it from the base first.
+ * Both are regular files, on a file system with blocks of at most 4096 bytes; the base is never
+ * written.
  */
 struct ferry_disk {
     size_t size;      /* sizeof(struct ferry_disk) */

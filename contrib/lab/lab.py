@@ -247,7 +247,7 @@ class Vmm(Process):
     """A ferry-vmm with a test guest; its console is its standard output."""
 
     def __init__(self, lab, name, daemon, guest=None, args="", memory=64, cpus=1, incoming=False,
-                 options=()):
+                 disk=None, disk_base=None, options=()):
         argv = [lab.build / "ferry-vmm", "--name", name, "--ferry", daemon.guests,
                 "--memory", memory, "--cpus", cpus, "--console", "stdio"]
         if incoming:
@@ -256,6 +256,10 @@ class Vmm(Process):
             argv += ["--guest", lab.build / "guests" / f"{guest}.bin"]
             if args:
                 argv += ["--args", args]
+        if disk:
+            argv += ["--disk", disk]
+        if disk_base:
+            argv += ["--disk-base", disk_base]
         super().__init__(lab.unique(name), [*argv, *options], lab.folder)
         self.guest_name = name
 
@@ -263,11 +267,14 @@ class Vmm(Process):
 class ScriptedVmm(Process):
     """A scripted-vmm: RAM without KVM, driven by commands."""
 
-    def __init__(self, lab, name, daemon, blocks=("ram:16",), incoming=False, options=()):
+    def __init__(self, lab, name, daemon, blocks=("ram:16",), disks=(), incoming=False,
+                 options=()):
         argv = [lab.build / "tests" / "scripted-vmm", "--name", name, "--ferry",
                 daemon if isinstance(daemon, (str, pathlib.Path)) else daemon.guests]
         for block in blocks:
             argv += ["--block", block]
+        for disk in disks:
+            argv += ["--disk", disk]
         if incoming:
             argv += ["--incoming"]
         super().__init__(lab.unique(name), [*argv, *options], lab.folder, stdin=subprocess.PIPE)

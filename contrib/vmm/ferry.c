@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * All that makes this VMM migratable: it describes its RAM blocks and its VM to libferry, and gives
- * seven callbacks, each of a few lines.  They run on libferry's thread.  What they rest on is what
- * a VMM needs for pause and snapshot anyway: vCPUs that can be parked (gate.c) and a state that can
- * be written and read back (state.c).
+ * All that makes this VMM migratable: it describes its RAM blocks, disk and VM to libferry, and
+ * gives seven callbacks, each of a few lines.  They run on libferry's thread.  What they rest on is
+ * what a VMM needs for pause and snapshot anyway: vCPUs that can be parked (gate.c) and a state
+ * that can be written and read back (state.c).
  *
- * This VMM has no device that writes guest RAM by itself.  One that has would drain it in
- * link_stop, and call ferry_mark_dirty after each such write.
+ * The disk (disk.c) writes guest RAM by itself, and tells so with ferry_mark_dirty after each such
+ * write.  It does so on the vCPU's thread: with the vCPUs parked there is nothing to drain.  A VMM
+ * with I/O threads would drain them in link_stop.
  */
 #include "ferry.h"
 
@@ -118,7 +119,7 @@ static int add_ram(struct vmm *vmm)
     return rc;
 }
 
-int ferry_link_start(struct vmm *vmm, struct fault *fault)
+int ferry_link_create(struct vmm *vmm, struct fault *fault)
 {
     struct ferry_config config = {
         .size = sizeof(config),
@@ -135,11 +136,18 @@ int ferry_link_start(struct vmm *vmm, struct fault *fault)
         rc = add_ram(vmm);
     }
     if (rc == 0) {
-        rc = ferry_set_kvm(vmm->ferry, vmm->machine.vm_fd);
+        rc = disk_register(&vmm->ports.disk, vmm->ferry);
     }
     if (rc == 0) {
-        rc = ferry_start(vmm->ferry);
+        rc = ferry_set_kvm(vmm->ferry, vmm->machine.vm_fd);
     }
+    return rc == 0 ? 0 : fault_set(fault, rc, "cannot set up libferry: %s", strerror(-rc));
+}
+
+int ferry_link_start(struct vmm *vmm, struct fault *fault)
+{
+    int rc = ferry_start(vmm->ferry);
+
     if (rc != 0) {
         return fault_set(fault, rc, "cannot start libferry: %s", strerror(-rc));
     }

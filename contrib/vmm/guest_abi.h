@@ -24,6 +24,25 @@
 #define GUEST_PORT_SERIAL   0x3f8
 #define GUEST_PORT_SHUTDOWN 0x604 /* any write ends the guest */
 #define GUEST_PORT_EXIT     0xf4  /* the same */
+#define GUEST_PORT_DISK     0x510 /* to 0x51f, where there is a disk; see below */
+
+/*
+ * The disk's registers, four bytes wide.  A written command is done when the access returns; what
+ * has become of it is read from the same register.
+ */
+#define GUEST_DISK_SECTOR    0x0 /* the first, in sectors of 512 bytes */
+#define GUEST_DISK_ADDRESS   0x4 /* guest-physical, below 4 GiB */
+#define GUEST_DISK_COUNT     0x8 /* sectors, 1 to GUEST_DISK_COUNT_MAX */
+#define GUEST_DISK_COMMAND   0xc
+#define GUEST_DISK_PORTS     0x10
+#define GUEST_DISK_COUNT_MAX 256u
+
+/* Commands, and what is read back. */
+#define GUEST_DISK_READ    1u
+#define GUEST_DISK_WRITE   2u
+#define GUEST_DISK_DONE    0u
+#define GUEST_DISK_REFUSED 1u /* a range outside the disk or the RAM, or no command */
+#define GUEST_DISK_FAILED  2u
 
 struct guest_params {
     uint32_t magic;

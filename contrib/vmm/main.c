@@ -149,6 +149,17 @@ static void memory_down(struct vmm *vmm)
     memory_free(&vmm->memory);
 }
 
+static int disk_up(struct vmm *vmm, struct fault *fault)
+{
+    return disk_open(&vmm->ports.disk, vmm->options.disk_path, vmm->options.disk_base_path,
+                     &vmm->memory, fault);
+}
+
+static void disk_down(struct vmm *vmm)
+{
+    disk_close(&vmm->ports.disk);
+}
+
 static int vcpus_up(struct vmm *vmm, struct fault *fault)
 {
     vmm->vcpus.ports = &vmm->ports;
@@ -203,6 +214,16 @@ static int run_up(struct vmm *vmm, struct fault *fault)
 
 static void run_down(struct vmm *vmm)
 {
+    vcpus_end(&vmm->vcpus); /* they may be in the middle of telling libferry something */
+}
+
+static int link_up(struct vmm *vmm, struct fault *fault)
+{
+    return ferry_link_create(vmm, fault);
+}
+
+static void link_down(struct vmm *vmm)
+{
     ferry_link_end(vmm);
 }
 
@@ -211,9 +232,9 @@ static const struct {
     int (*up)(struct vmm *vmm, struct fault *fault);
     void (*down)(struct vmm *vmm);
 } stages[] = {
-    {machine_up, machine_down}, {console_up, console_down}, {memory_up, memory_down},
-    {vcpus_up, vcpus_down},     {guest_up, guest_down},     {throttle_up, throttle_down},
-    {run_up, run_down},
+    {machine_up, machine_down},   {console_up, console_down}, {memory_up, memory_down},
+    {disk_up, disk_down},         {vcpus_up, vcpus_down},     {guest_up, guest_down},
+    {throttle_up, throttle_down}, {link_up, link_down},       {run_up, run_down},
 };
 
 #define STAGES (sizeof(stages) / sizeof(stages[0]))

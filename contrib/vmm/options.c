@@ -80,6 +80,18 @@ static bool take_args(struct options *o, const char *value)
     return strlen(value) < GUEST_ARGS_SIZE;
 }
 
+static bool take_disk(struct options *o, const char *value)
+{
+    o->disk_path = value;
+    return value[0] != '\0';
+}
+
+static bool take_disk_base(struct options *o, const char *value)
+{
+    o->disk_base_path = value;
+    return value[0] != '\0';
+}
+
 static bool take_console(struct options *o, const char *value)
 {
     if (strcmp(value, "stdio") == 0) {
@@ -150,6 +162,8 @@ static const struct {
     {"cpus", "N", "vCPUs, 1 to 8 (default 1)", take_cpus},
     {"guest", "FILE", "flat image to boot", take_guest},
     {"args", "ARGS", "\"key=value ...\" for the guest", take_args},
+    {"disk", "FILE", "a disk; its size is the file's", take_disk},
+    {"disk-base", "FILE", "what that disk is an overlay over", take_disk_base},
     {"console", "WHERE", "stdio (default) or unix:PATH", take_console},
     {"incoming", NULL, "wait for a migration to bring the guest", take_incoming},
     {"memory-fill", "WHAT", "random:MIB or touch:MIB, written before the start", take_fill},
@@ -189,6 +203,9 @@ static enum options_outcome check_together(const struct options *o)
     }
     if (o->incoming && (o->guest_path != NULL || o->fill != FILL_NONE || o->paused)) {
         return wrong("--incoming brings its memory: no --guest, --memory-fill, --paused", NULL);
+    }
+    if (o->disk_base_path != NULL && o->disk_path == NULL) {
+        return wrong("--disk-base needs a --disk", NULL);
     }
     if (o->fill_bytes > o->memory - GUEST_HEAP_GPA) {
         return wrong("--memory-fill is larger than --memory less 16 MiB", NULL);

@@ -13,8 +13,10 @@ struct options {
     const char *ferry_path; /* NULL: libferry's default */
     const char *guest_path; /* NULL only with `incoming` */
     const char *args;
-    const char *console_path; /* a unix socket to listen on; NULL: stdout */
-    uint64_t memory;          /* bytes */
+    const char *disk_path;      /* NULL: no disk */
+    const char *disk_base_path; /* NULL: it is no overlay */
+    const char *console_path;   /* a unix socket to listen on; NULL: stdout */
+    uint64_t memory;            /* bytes */
     uint64_t fill_bytes;
     enum fill_kind fill;
     unsigned cpus;

@@ -9,6 +9,7 @@
 struct port_range {
     uint16_t first;
     uint16_t count;
+    unsigned width; /* bytes; a wider access reaches its first port only, a narrower one nothing */
     bool (*access)(struct ports *ports, bool out, uint16_t offset, uint8_t *data);
 };
 
@@ -32,10 +33,25 @@ static bool access_shutdown(struct ports *ports, bool out, uint16_t offset, uint
     return !out;
 }
 
+static bool access_disk(struct ports *ports, bool out, uint16_t offset, uint8_t *data)
+{
+    uint32_t value = 0;
+
+    if (out) {
+        memcpy(&value, data, sizeof(value));
+        disk_out(&ports->disk, offset, value);
+    } else {
+        value = disk_in(&ports->disk, offset);
+        memcpy(data, &value, sizeof(value));
+    }
+    return true;
+}
+
 static const struct port_range ranges[] = {
-    {GUEST_PORT_SERIAL, SERIAL_PORTS, access_serial},
-    {GUEST_PORT_SHUTDOWN, 1, access_shutdown},
-    {GUEST_PORT_EXIT, 1, access_shutdown},
+    {GUEST_PORT_SERIAL, SERIAL_PORTS, 1, access_serial},
+    {GUEST_PORT_SHUTDOWN, 1, 1, access_shutdown},
+    {GUEST_PORT_EXIT, 1, 1, access_shutdown},
+    {GUEST_PORT_DISK, GUEST_DISK_PORTS, 4, access_disk},
 };
 
 bool ports_access(struct ports *ports, bool out, uint16_t port, unsigned size, uint8_t *data)
@@ -44,8 +60,8 @@ bool ports_access(struct ports *ports, bool out, uint16_t port, unsigned size, u
         memset(data, 0xff, size);
     }
     for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
-        /* The devices are a byte wide; a wider access reaches its first port only. */
-        if (port >= ranges[i].first && port - ranges[i].first < ranges[i].count) {
+        if (port >= ranges[i].first && port - ranges[i].first < ranges[i].count &&
+            size >= ranges[i].width) {
             return ranges[i].access(ports, out, (uint16_t)(port - ranges[i].first), data);
         }
     }

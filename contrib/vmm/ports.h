@@ -2,6 +2,7 @@
 #ifndef FERRY_VMM_PORTS_H
 #define FERRY_VMM_PORTS_H
 
+#include "disk.h"
 #include "serial.h"
 
 #include <stdbool.h>
@@ -9,6 +10,7 @@
 /* The port-driven devices. */
 struct ports {
     struct serial serial;
+    struct disk disk;
 };
 
 /* One access of `size` bytes; false: the guest has asked for its end. */

@@ -171,6 +171,45 @@ static int serial_load(struct vmm *vmm, unsigned cpu, const void *data, size_t l
     return 0;
 }
 
+static bool has_disk(const struct vmm *vmm)
+{
+    return vmm->ports.disk.fd >= 0;
+}
+
+static ssize_t disk_save(struct vmm *vmm, unsigned cpu, void *data)
+{
+    struct disk_state state;
+
+    (void)cpu;
+    disk_get(&vmm->ports.disk, &state);
+    memcpy(data, &state, sizeof(state));
+    return sizeof(state);
+}
+
+static bool disk_valid(const struct vmm *vmm, const void *data, size_t length, struct fault *fault)
+{
+    struct disk_state theirs;
+
+    (void)length;
+    memcpy(&theirs, data, sizeof(theirs));
+    if (theirs.sectors != vmm->ports.disk.state.sectors) {
+        fault_set(fault, 0, "the guest's disk has another size than this VMM's --disk");
+        return false;
+    }
+    return true;
+}
+
+static int disk_load(struct vmm *vmm, unsigned cpu, const void *data, size_t length)
+{
+    struct disk_state state;
+
+    (void)cpu;
+    (void)length;
+    memcpy(&state, data, sizeof(state));
+    disk_set(&vmm->ports.disk, &state);
+    return 0;
+}
+
 #define STRUCT_OF(type)   .most = sizeof(type)
 #define BYTES(low, high)  .least = (low), .most = (high)
 #define BY_IOCTL(out, in) .get = (out), .set = (in)
@@ -204,6 +243,8 @@ const struct section_kind section_kinds[] = {
      BY_IOCTL(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS)},
     {18, "mp-state", PER_CPU, STRUCT_OF(struct kvm_mp_state),
      BY_IOCTL(KVM_GET_MP_STATE, KVM_SET_MP_STATE)},
+    {19, "disk", PER_VM, STRUCT_OF(struct disk_state), .present = has_disk, .valid = disk_valid,
+     BY(disk)},
 };
 
 _Static_assert(sizeof(section_kinds) / sizeof(section_kinds[0]) <= SECTION_KINDS_MAX,

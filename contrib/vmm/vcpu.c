@@ -258,12 +258,18 @@ int vcpus_start(struct vcpus *vcpus, unsigned reasons, struct fault *fault)
     return 0;
 }
 
-void vcpus_free(struct vcpus *vcpus)
+void vcpus_end(struct vcpus *vcpus)
 {
     gate_close(&vcpus->gate, GATE_ENDING);
     for (unsigned i = 0; i < vcpus->started; i++) {
         pthread_join(vcpus->list[i].thread, NULL);
     }
+    vcpus->started = 0; /* a gate that is closed for good kicks nobody any more */
+}
+
+void vcpus_free(struct vcpus *vcpus)
+{
+    vcpus_end(vcpus);
     for (unsigned i = 0; i < vcpus->count; i++) {
         if (vcpus->list[i].run != NULL) {
             munmap(vcpus->list[i].run, vcpus->run_size);

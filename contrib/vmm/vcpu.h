@@ -34,7 +34,10 @@ int vcpus_create(struct vcpus *vcpus, const struct machine *machine, unsigned co
 /* Starts the threads, which wait at the gate as long as it is closed for `reasons`. */
 int vcpus_start(struct vcpus *vcpus, unsigned reasons, struct fault *fault);
 
-/* Ends the threads and frees the vCPUs, in whatever state they are. */
+/* Ends the threads, whatever the vCPUs are at; again is allowed. */
+void vcpus_end(struct vcpus *vcpus);
+
+/* The same, and frees the vCPUs. */
 void vcpus_free(struct vcpus *vcpus);
 
 #endif

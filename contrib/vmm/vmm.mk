@@ -3,7 +3,7 @@
 # To be included from the top-level Makefile, which sets BUILD, CC, CFLAGS and WARNINGS and builds libferry.a.
 
 VMM_DIR     := contrib/vmm
-VMM_NAMES   := main options log kvm memory vcpu gate throttle halt ports serial console \
+VMM_NAMES   := main options log kvm memory vcpu gate throttle halt ports serial disk console \
 	state sections msrs cpuid clocks ferry
 VMM_OBJECTS := $(VMM_NAMES:%=$(BUILD)/vmm/%.o)
 

@@ -41,8 +41,15 @@ static void answer(int rc)
     }
 }
 
+/* What a command is about: those that begin with "disk-" are about disks. */
+static struct ram *target_of(struct guest *guest, const struct words *words)
+{
+    return strncmp(words->word[0], "disk-", 5) == 0 ? &guest->disks : &guest->ram;
+}
+
 /* The words BLOCK OFFSET LENGTH that several commands begin with; answers when they are wrong. */
 struct span {
+    struct ram *ram;
     struct ram_block *block;
     uint64_t offset;
     uint64_t length;
@@ -50,7 +57,8 @@ struct span {
 
 static bool take_span(struct guest *guest, const struct words *words, struct span *span)
 {
-    span->block = ram_find(&guest->ram, words->word[1]);
+    span->ram = target_of(guest, words);
+    span->block = ram_find(span->ram, words->word[1]);
     if (span->block == NULL) {
         say("error no block %s", words->word[1]);
         return false;
@@ -73,13 +81,13 @@ static void do_fill(struct guest *guest, const struct words *words)
         return;
     }
     if (strcmp(what, "zero") == 0) {
-        answer(ram_fill_byte(&guest->ram, span.block, span.offset, span.length, 0));
+        answer(ram_fill_byte(span.ram, span.block, span.offset, span.length, 0));
     } else if (words->count < 6 || !number(words->word[5], &value)) {
         say("error what to fill it with");
     } else if (strcmp(what, "random") == 0) {
-        answer(ram_fill_random(&guest->ram, span.block, span.offset, span.length, value));
+        answer(ram_fill_random(span.ram, span.block, span.offset, span.length, value));
     } else if (strcmp(what, "pattern") == 0 && value <= UINT8_MAX) {
-        answer(ram_fill_byte(&guest->ram, span.block, span.offset, span.length, (uint8_t)value));
+        answer(ram_fill_byte(span.ram, span.block, span.offset, span.length, (uint8_t)value));
     } else {
         say("error what to fill it with");
     }
@@ -90,7 +98,7 @@ static void punch(struct guest *guest, const struct words *words, bool quietly)
     struct span span;
 
     if (take_span(guest, words, &span)) {
-        answer(ram_punch(&guest->ram, span.block, span.offset, span.length, quietly));
+        answer(ram_punch(span.ram, span.block, span.offset, span.length, quietly));
     }
 }
 
@@ -106,7 +114,7 @@ static void do_punch_quietly(struct guest *guest, const struct words *words)
 
 static void do_shrink(struct guest *guest, const struct words *words)
 {
-    struct ram_block *block = ram_find(&guest->ram, words->word[1]);
+    struct ram_block *block = ram_find(target_of(guest, words), words->word[1]);
     uint64_t length = 0;
 
     if (block == NULL || !number(words->word[2], &length)) {
@@ -126,7 +134,7 @@ static void do_dirty(struct guest *guest, const struct words *words)
         !number(words->word[3], &rate)) {
         answer(-EINVAL);
     } else {
-        answer(guest_dirty(guest, first, count, rate));
+        answer(guest_dirty(guest, target_of(guest, words), first, count, rate));
     }
 }
 
@@ -141,11 +149,12 @@ static void over_blocks(struct guest *guest, const struct words *words,
                         int (*ask)(const struct ram_block *block, uint64_t *value),
                         uint64_t (*join)(uint64_t all, uint64_t one), const char *format)
 {
+    const struct ram *ram = target_of(guest, words);
     uint64_t all = 0;
     unsigned matched = 0;
 
-    for (unsigned i = 0; i < guest->ram.count; i++) {
-        const struct ram_block *block = &guest->ram.blocks[i];
+    for (unsigned i = 0; i < ram->count; i++) {
+        const struct ram_block *block = &ram->blocks[i];
         uint64_t one = 0;
         if (words->count > 1 && strcmp(words->word[1], block->name) != 0) {
             continue;
@@ -159,7 +168,7 @@ static void over_blocks(struct guest *guest, const struct words *words,
         matched++;
     }
     if (matched == 0) {
-        say("error no block %s", words->word[1]);
+        say("error no block %s", words->count > 1 ? words->word[1] : "at all");
     } else {
         say(format[0] == 'x' ? "ok %016" PRIx64 : "ok %" PRIu64, all);
     }
@@ -305,6 +314,12 @@ static const struct {
     {"dirty-stop", 1, 1, do_dirty_stop},
     {"hash", 1, 2, do_hash},
     {"allocated", 1, 2, do_allocated},
+    {"disk-fill", 5, 6, do_fill},
+    {"disk-punch", 4, 4, do_punch},
+    {"disk-shrink", 3, 3, do_shrink},
+    {"disk-dirty", 4, 4, do_dirty},
+    {"disk-hash", 1, 2, do_hash},
+    {"disk-allocated", 1, 2, do_allocated},
     {"state", 1, 1, do_state},
     {"behave", 2, 5, do_behave},
     {"set-state-size", 2, 2, do_set_state_size},

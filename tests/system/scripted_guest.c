@@ -64,7 +64,7 @@ static void write_pages(struct guest *guest, uint64_t first, uint64_t pages, uin
                         uint64_t count)
 {
     for (uint64_t i = from; i < from + count; i++) {
-        ram_count_page(&guest->ram, first + i % pages, i + 1);
+        ram_count_page(guest->target, first + i % pages, i + 1);
     }
 }
 
@@ -127,9 +127,10 @@ static void wait_until_quiet(struct guest *guest)
     }
 }
 
-int guest_dirty(struct guest *guest, uint64_t first, uint64_t count, uint64_t rate)
+int guest_dirty(struct guest *guest, struct ram *target, uint64_t first, uint64_t count,
+                uint64_t rate)
 {
-    uint64_t all = ram_pages(&guest->ram);
+    uint64_t all = ram_pages(target);
     int rc = 0;
 
     if (count == 0 || first >= all || count > all - first) {
@@ -139,6 +140,7 @@ int guest_dirty(struct guest *guest, uint64_t first, uint64_t count, uint64_t ra
     if (guest->writing) {
         rc = -EBUSY;
     } else {
+        guest->target = target;
         guest->first_page = first;
         guest->pages = count;
         guest->rate = rate;
@@ -322,7 +324,7 @@ static const struct ferry_ops ops = {
 
 int guest_init(struct guest *guest, bool stopped)
 {
-    *guest = (struct guest){.stopped = stopped, .state_size = RAM_PAGE};
+    *guest = (struct guest){.stopped = stopped, .state_size = RAM_PAGE, .disks = {.disks = true}};
     pthread_mutex_init(&guest->lock, NULL);
     pthread_cond_init(&guest->changed, NULL);
     int rc = pthread_create(&guest->writer, NULL, writer_main, guest);
@@ -349,8 +351,20 @@ int guest_start(struct guest *guest, const struct ferry_config *config)
         };
         rc = ferry_add_ram(guest->ferry, &described);
     }
+    for (unsigned i = 0; i < guest->disks.count && rc == 0; i++) {
+        const struct ram_block *disk = &guest->disks.blocks[i];
+        struct ferry_disk described = {
+            .size = sizeof(described),
+            .name = disk->name,
+            .fd = disk->fd,
+            .length = disk->length,
+            .base_fd = disk->base_fd,
+            .has_base = disk->base_fd >= 0,
+        };
+        rc = ferry_add_disk(guest->ferry, &described);
+    }
     if (rc == 0) {
-        guest->ram.ferry = guest->ferry;
+        guest->ram.ferry = guest->disks.ferry = guest->ferry;
         rc = ferry_start(guest->ferry);
     }
     return rc;
@@ -367,6 +381,7 @@ void guest_free(struct guest *guest)
     }
     ferry_free(guest->ferry);
     ram_free(&guest->ram);
+    ram_free(&guest->disks);
     pthread_cond_destroy(&guest->changed);
     pthread_mutex_destroy(&guest->lock);
 }

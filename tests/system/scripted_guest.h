@@ -13,6 +13,7 @@ enum callback { CALLBACK_STOP, CALLBACK_RESUME, CALLBACK_SAVE, CALLBACK_LOAD, CA
 
 struct guest {
     struct ram ram;
+    struct ram disks;
     struct ferry *ferry;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -25,6 +26,7 @@ struct guest {
     bool writer_started;
     bool writing;
     bool busy;
+    struct ram *target; /* what it writes: ram or disks */
     uint64_t first_page;
     uint64_t pages;
     uint64_t rate; /* pages a second; 0: as fast as it goes */
@@ -42,7 +44,8 @@ void guest_behave(struct guest *guest, enum callback which, enum behaviour how);
 void guest_set_state_size(struct guest *guest, uint64_t bytes);
 
 /* Starts and ends the background writer; -ERANGE, -EBUSY. */
-int guest_dirty(struct guest *guest, uint64_t first, uint64_t count, uint64_t rate);
+int guest_dirty(struct guest *guest, struct ram *target, uint64_t first, uint64_t count,
+                uint64_t rate);
 uint64_t guest_dirty_stop(struct guest *guest);
 
 /* The operator's own pause. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The RAM of scripted-vmm.  It is written and read with pwrite and pread, not through a mapping:
- * reading a hole through a mapping would allocate it, and what is allocated is part of what tests
- * look at; and a block that a test shrinks must not kill the process.
+ * The RAM and the disks of scripted-vmm.  RAM is written and read with pwrite and pread, not
+ * through a mapping: reading a hole through a mapping would allocate it, and what is allocated is
+ * part of what tests look at; and a block that a test shrinks must not kill the process.
  */
 #include "scripted_ram.h"
 
@@ -28,6 +28,21 @@ static uint64_t next_gpa(const struct ram *ram)
     return last != NULL ? last->gpa + last->length : 0;
 }
 
+/* Puts a file, which may be one that could not be opened, into the next block. */
+static int add_file(struct ram *ram, int fd, uint64_t mib)
+{
+    struct ram_block *block = &ram->blocks[ram->count];
+
+    if (fd < 0) {
+        return -errno;
+    }
+    ram->count++;
+    block->fd = fd;
+    block->base_fd = -1;
+    block->length = mib * MIB;
+    return ftruncate(fd, (off_t)block->length) == 0 ? 0 : -errno;
+}
+
 int ram_add(struct ram *ram, const char *description)
 {
     struct ram_block *block = &ram->blocks[ram->count];
@@ -41,20 +56,43 @@ int ram_add(struct ram *ram, const char *description)
     if (fields < 2 || mib == 0 || mib > MIB_MAX) {
         return -EINVAL;
     }
-    block->fd = memfd_create(block->name, MFD_CLOEXEC);
-    if (block->fd < 0) {
-        return -errno;
-    }
-    ram->count++;
     block->gpa = gpa;
-    block->length = mib * MIB;
-    return ftruncate(block->fd, (off_t)block->length) == 0 ? 0 : -errno;
+    return add_file(ram, memfd_create(block->name, MFD_CLOEXEC), mib);
+}
+
+int ram_add_disk(struct ram *disks, const char *description)
+{
+    struct ram_block *disk = &disks->blocks[disks->count];
+    unsigned long long mib = 0;
+    char file[512];
+    char base[512];
+
+    if (disks->count == RAM_BLOCKS_MAX) {
+        return -E2BIG;
+    }
+    int fields =
+        sscanf(description, "%64[^:]:%llu:%511[^:]:%511[^:]", disk->name, &mib, file, base);
+    if (fields < 2 || mib == 0 || mib > MIB_MAX) {
+        return -EINVAL;
+    }
+    int rc = add_file(disks,
+                      fields > 2 ? open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600)
+                                 : memfd_create(disk->name, MFD_CLOEXEC),
+                      mib);
+    if (rc == 0 && fields > 3) {
+        disk->base_fd = open(base, O_RDONLY | O_CLOEXEC);
+        rc = disk->base_fd < 0 ? -errno : 0;
+    }
+    return rc;
 }
 
 void ram_free(struct ram *ram)
 {
     for (unsigned i = 0; i < ram->count; i++) {
         close(ram->blocks[i].fd);
+        if (ram->blocks[i].base_fd >= 0) {
+            close(ram->blocks[i].base_fd);
+        }
     }
 }
 
@@ -70,7 +108,9 @@ struct ram_block *ram_find(struct ram *ram, const char *name)
 
 static void tell(struct ram *ram, const struct ram_block *block, uint64_t offset, uint64_t length)
 {
-    if (ram->ferry != NULL) {
+    if (ram->ferry != NULL && ram->disks) {
+        ferry_mark_disk_dirty(ram->ferry, (unsigned)(block - ram->blocks), offset, length);
+    } else if (ram->ferry != NULL) {
         ferry_mark_dirty(ram->ferry, block->gpa + offset, length);
     }
 }
@@ -184,20 +224,33 @@ static uint64_t mix_page(uint64_t hash, const uint64_t *words, uint64_t *zero_pa
     return hash;
 }
 
+static uint64_t data_from(int fd, uint64_t length, uint64_t offset)
+{
+    off_t at = lseek(fd, (off_t)offset, SEEK_DATA);
+
+    return at < 0 || (uint64_t)at >= length ? length : (uint64_t)at / RAM_PAGE * RAM_PAGE;
+}
+
 /* Reads one page; what lies behind the end of a shrunk block is zeros. */
 static int read_page(const struct ram_block *block, uint64_t offset, uint64_t *words)
 {
+    bool own = block->base_fd < 0 || data_from(block->fd, block->length, offset) == offset;
+
     memset(words, 0, RAM_PAGE);
-    ssize_t got = pread(block->fd, words, RAM_PAGE, (off_t)offset);
+    ssize_t got = pread(own ? block->fd : block->base_fd, words, RAM_PAGE, (off_t)offset);
     return got < 0 ? -errno : 0;
 }
 
 /* Where data begins at or after `offset`, at a page; the block's length when there is none. */
 static uint64_t next_data(const struct ram_block *block, uint64_t offset)
 {
-    off_t at = lseek(block->fd, (off_t)offset, SEEK_DATA);
+    uint64_t own = data_from(block->fd, block->length, offset);
 
-    return at < 0 ? block->length : (uint64_t)at / RAM_PAGE * RAM_PAGE;
+    if (block->base_fd >= 0) {
+        uint64_t base = data_from(block->base_fd, block->length, offset);
+        return base < own ? base : own;
+    }
+    return own;
 }
 
 int ram_hash(const struct ram_block *block, uint64_t *hash)

@@ -9,11 +9,14 @@
 #define RAM_BLOCKS_MAX 16
 #define RAM_PAGE       4096u
 
-/* Memory without a KVM: whatever writes it here is told to libferry, unless a test wants otherwise.
+/*
+ * Memory without a KVM, and disks: whatever writes them here is told to libferry, unless a test
+ * wants otherwise.
  */
 struct ram_block {
     char name[FERRY_NAME_MAX + 1];
     int fd;
+    int base_fd; /* of a disk that is an overlay; else -1 */
     uint64_t gpa;
     uint64_t length;
 };
@@ -22,10 +25,14 @@ struct ram {
     struct ram_block blocks[RAM_BLOCKS_MAX];
     unsigned count;
     struct ferry *ferry; /* NULL: no writes are told */
+    bool disks;          /* the blocks are disks, and numbered */
 };
 
 /* Takes "NAME:MIB" or "NAME:MIB:GPA"; without a GPA the block follows the last one. */
 int ram_add(struct ram *ram, const char *description);
+
+/* Takes "NAME:MIB", "NAME:MIB:FILE" or, for an overlay, "NAME:MIB:FILE:BASE"; makes the file. */
+int ram_add_disk(struct ram *disks, const char *description);
 void ram_free(struct ram *ram);
 
 struct ram_block *ram_find(struct ram *ram, const char *name);
@@ -39,7 +46,7 @@ int ram_punch(struct ram *ram, struct ram_block *block, uint64_t offset, uint64_
               bool quietly);
 int ram_shrink(struct ram_block *block, uint64_t length);
 
-/* Of the content, a hole being zeros; allocates nothing. */
+/* Of the content, a hole being zeros or the base; allocates nothing. */
 int ram_hash(const struct ram_block *block, uint64_t *hash);
 int ram_allocated(const struct ram_block *block, uint64_t *bytes);
 

@@ -28,15 +28,21 @@ struct choices {
     struct ferry_config config;
     const char *blocks[RAM_BLOCKS_MAX];
     unsigned block_count;
+    const char *disks[RAM_BLOCKS_MAX];
+    unsigned disk_count;
     bool paused;
 };
 
 static bool parse_choices(struct choices *choices, int argc, char **argv)
 {
     static const struct option list[] = {
-        {"name", required_argument, NULL, 'n'},  {"ferry", required_argument, NULL, 'f'},
-        {"block", required_argument, NULL, 'b'}, {"incoming", no_argument, NULL, 'i'},
-        {"paused", no_argument, NULL, 'p'},      {NULL, 0, NULL, 0},
+        {"name", required_argument, NULL, 'n'},
+        {"ferry", required_argument, NULL, 'f'},
+        {"block", required_argument, NULL, 'b'},
+        {"incoming", no_argument, NULL, 'i'},
+        {"paused", no_argument, NULL, 'p'},
+        {"disk", required_argument, NULL, 'd'},
+        {NULL, 0, NULL, 0},
     };
     int choice = 0;
 
@@ -47,6 +53,8 @@ static bool parse_choices(struct choices *choices, int argc, char **argv)
             choices->config.socket_path = optarg;
         } else if (choice == 'b' && choices->block_count < RAM_BLOCKS_MAX) {
             choices->blocks[choices->block_count++] = optarg;
+        } else if (choice == 'd' && choices->disk_count < RAM_BLOCKS_MAX) {
+            choices->disks[choices->disk_count++] = optarg;
         } else if (choice == 'i') {
             choices->config.incoming = true;
         } else if (choice == 'p') {
@@ -65,6 +73,9 @@ static int start(struct guest *guest, const struct choices *choices)
     for (unsigned i = 0; i < choices->block_count && rc == 0; i++) {
         rc = ram_add(&guest->ram, choices->blocks[i]);
     }
+    for (unsigned i = 0; i < choices->disk_count && rc == 0; i++) {
+        rc = ram_add_disk(&guest->disks, choices->disks[i]);
+    }
     if (rc == 0) {
         rc = guest_start(guest, &choices->config);
     }
@@ -82,7 +93,8 @@ int main(int argc, char **argv)
     struct guest guest;
 
     if (!parse_choices(&choices, argc, argv)) {
-        fprintf(stderr, "Usage: scripted-vmm --block NAME:MIB[:GPA] ... [--name NAME] "
+        fprintf(stderr, "Usage: scripted-vmm --block NAME:MIB[:GPA] ... "
+                        "[--disk NAME:MIB[:FILE[:BASE]]] ... [--name NAME] "
                         "[--ferry PATH] [--incoming] [--paused]\n");
         return 2;
     }
