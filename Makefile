@@ -3,7 +3,7 @@
 # make demo       a live migration, on this machine
 # make check      all tests; check-asan and check-tsan run them under sanitizers
 # make bench      speed, as ratios of pairs measured in one run
-# make soak N=50  a checking guest migrated N times in a row
+# make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
 # make lint       layers, clang-tidy, cppcheck, the generated files
 # make install    prefix and DESTDIR are respected
 .DEFAULT_GOAL := all
@@ -144,7 +144,7 @@ check-run: all $(TEST_PROGRAMS)
 	tests/run --build $(BUILD) $(SUITES)
 
 soak: all
-	contrib/demo/soak --build $(BUILD) --count $(or $(N),50)
+	contrib/demo/soak --build $(BUILD) --count $(or $(N),50) $(if $(WITH),--with $(WITH))
 
 demo: all
 	contrib/demo/demo --build $(BUILD)
