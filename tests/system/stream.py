@@ -17,10 +17,11 @@ SKIPPABLE = 0x80000000
 
 HELLO, BLOCK, CAPABILITY, OPEN, ROUND, RAM_PAGES, RAM_ZERO, STOPPED = range(1, 9)
 STATE, STATE_END, VERIFY, END, GO, ASK, DONE, ALIVE = range(9, 17)
+DISK, DISK_DATA, DISK_ZERO, DISK_END = range(19, 23)
 ACCEPT, READY, RUNNING, ANSWER = range(32, 36)
 FAIL = 48
 
-STREAMED = (RAM_PAGES, STATE)  # the check covers 16 bytes of these bodies
+STREAMED = (RAM_PAGES, STATE, DISK_DATA)  # the check covers 16 bytes of these bodies
 
 _xxhash = ctypes.CDLL(ctypes.util.find_library("xxhash") or "libxxhash.so.0")
 _xxhash.XXH32.restype = ctypes.c_uint32
