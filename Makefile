@@ -49,12 +49,10 @@ FERRY_LIBS = $(shell pkg-config --libs $(PKGS)) -lm -pthread
 
 # ---- sources ----
 
-LIBFERRY_SOURCES := guest/libferry.c guest/libferry_serve.c guest/libferry_thread.c \
-	guest/libferry_blockers.c guest/libferry_disks.c guest/kvmlog.c guest/wire.c guest/dirtymap.c \
+LIBFERRY_SOURCES := $(wildcard guest/libferry*.c) guest/kvmlog.c guest/wire.c guest/dirtymap.c \
 	common/fdpass.c
 DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c disk/*.c protocol/*.c daemon/*.c) \
-	guest/agent.c guest/agent_introduce.c guest/agent_ops.c guest/agent_blockers.c \
-	guest/agent_disks.c guest/wire.c guest/dirtymap.c
+	$(wildcard guest/agent*.c) guest/wire.c guest/dirtymap.c
 ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))

@@ -13,12 +13,21 @@ const struct qmp_command *commands_all(void);
 extern const struct qmp_command commands_migration[];
 extern const struct qmp_command commands_params[];
 extern const struct qmp_command commands_guests[];
+extern const struct qmp_command commands_announce[];
 
 /* The optional argument `guest`, or NULL. */
 const char *command_guest(json_t *args);
 
 /* The entry that the argument `guest` names; answers the request and returns NULL where none is. */
 struct entry *command_entry(struct ferryd *d, struct qmp_request *req, json_t *args);
+
+/* Answers the request that is `opaque`, with success or with `err`, which is taken over;
+ * agent_done.
+ */
+void command_done(void *opaque, struct error *err);
+
+/* Whether the argument `name` is in the parameter's range; "parameter-range". */
+bool command_check_range(const char *name, enum param param, json_int_t value, struct error **errp);
 
 /* A new error in one expression: for qmp_fail. */
 struct error *error_new(const char *code, const char *format, ...)

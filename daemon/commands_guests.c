@@ -98,15 +98,6 @@ static void cmd_query_status(struct qmp_request *req, json_t *args, void *opaque
     }
 }
 
-static void request_done(void *opaque, struct error *err)
-{
-    if (err) {
-        qmp_fail(opaque, err);
-    } else {
-        qmp_return(opaque, NULL);
-    }
-}
-
 /* What keeps an operator from stopping or continuing a guest in this state; NULL: nothing. */
 static const char *obstacle(enum guest_state state)
 {
@@ -135,7 +126,7 @@ static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum ag
         qmp_fail(req, error_new("guest-state", "Guest '%s' %s", e->name, why));
         return;
     }
-    agent_ask(e->guest, request, (int)param_get(e->params, PARAM_GUEST_TIMEOUT), request_done, req);
+    agent_ask(e->guest, request, (int)param_get(e->params, PARAM_GUEST_TIMEOUT), command_done, req);
 }
 
 static void cmd_stop(struct qmp_request *req, json_t *args, void *opaque)
@@ -159,14 +150,14 @@ static void cmd_getfd(struct qmp_request *req, json_t *args, void *opaque)
     } else {
         fds_add(opaque, json_string_value(json_object_get(args, "fdname")), fd, &err);
     }
-    request_done(req, err);
+    command_done(req, err);
 }
 
 static void cmd_closefd(struct qmp_request *req, json_t *args, void *opaque)
 {
     struct error *err = NULL;
     fds_close(opaque, json_string_value(json_object_get(args, "fdname")), &err);
-    request_done(req, err);
+    command_done(req, err);
 }
 
 static void cmd_quit(struct qmp_request *req, json_t *args, void *opaque)

@@ -9,17 +9,6 @@
 
 /* ---- checks: all of a request is checked before any of it is applied ---- */
 
-static bool check_range(const struct param_info *info, json_int_t value, struct error **errp)
-{
-    if (value < 0 || (uint64_t)value < info->min || (uint64_t)value > info->max) {
-        error_set(errp, "parameter-range",
-                  "Parameter '%s' is %" JSON_INTEGER_FORMAT "; it may be %" PRIu64 " to %" PRIu64,
-                  info->name, value, info->min, info->max);
-        return false;
-    }
-    return true;
-}
-
 static bool check_cache_size(const struct entry *e, json_int_t value, struct error **errp)
 {
     if (value < (json_int_t)RAM_PAGE_SIZE) {
@@ -47,7 +36,7 @@ static uint64_t power_of_two_below(uint64_t value)
 static bool check_param(const struct entry *e, enum param p, json_int_t value, struct error **errp)
 {
     return p == PARAM_XBZRLE_CACHE_SIZE ? check_cache_size(e, value, errp)
-                                        : check_range(&param_infos[p], value, errp);
+                                        : command_check_range(param_infos[p].name, p, value, errp);
 }
 
 /* What holds between two parameters; `given` are those about to be set, the others stay. */

@@ -15,6 +15,10 @@ const struct param_info param_infos[PARAM_COUNT] = {
     [PARAM_MAX_CPU_THROTTLE] = {"max-cpu-throttle", 99, 1, 99},
     [PARAM_GUEST_TIMEOUT] = {"guest-timeout", 30000, 1, 3600000},
     [PARAM_PEER_TIMEOUT] = {"peer-timeout", 30000, 1, 3600000},
+    [PARAM_ANNOUNCE_INITIAL] = {"announce-initial", 50, 0, 100000},
+    [PARAM_ANNOUNCE_MAX] = {"announce-max", 550, 0, 100000},
+    [PARAM_ANNOUNCE_ROUNDS] = {"announce-rounds", 5, 0, 1000},
+    [PARAM_ANNOUNCE_STEP] = {"announce-step", 100, 1, 10000},
 };
 
 const struct capability_info capability_infos[CAPABILITY_COUNT] = {
@@ -48,6 +52,16 @@ void params_unref(struct params *params)
     if (atomic_fetch_sub(&params->refs, 1) == 1) {
         free(params);
     }
+}
+
+struct guest_announce params_announce(const struct params *params)
+{
+    return (struct guest_announce){
+        .initial = (uint32_t)param_get(params, PARAM_ANNOUNCE_INITIAL),
+        .max = (uint32_t)param_get(params, PARAM_ANNOUNCE_MAX),
+        .rounds = (uint32_t)param_get(params, PARAM_ANNOUNCE_ROUNDS),
+        .step = (uint32_t)param_get(params, PARAM_ANNOUNCE_STEP),
+    };
 }
 
 enum capability capability_from_name(const char *name)

@@ -6,6 +6,8 @@
 #ifndef FERRY_DAEMON_PARAMS_H
 #define FERRY_DAEMON_PARAMS_H
 
+#include "guest/guest.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,8 +21,12 @@ enum param {
     PARAM_CPU_THROTTLE_INITIAL,       /* percent of the time */
     PARAM_CPU_THROTTLE_INCREMENT,
     PARAM_MAX_CPU_THROTTLE,
-    PARAM_GUEST_TIMEOUT, /* ms that a VMM may take to answer */
-    PARAM_PEER_TIMEOUT,  /* ms that a peer may be silent */
+    PARAM_GUEST_TIMEOUT,    /* ms that a VMM may take to answer */
+    PARAM_PEER_TIMEOUT,     /* ms that a peer may be silent */
+    PARAM_ANNOUNCE_INITIAL, /* ms; these four: struct guest_announce */
+    PARAM_ANNOUNCE_MAX,     /* ms */
+    PARAM_ANNOUNCE_ROUNDS,
+    PARAM_ANNOUNCE_STEP, /* ms */
     PARAM_COUNT,
 };
 
@@ -50,6 +56,9 @@ static inline void param_set(struct params *params, enum param param, uint64_t v
 {
     atomic_store_explicit(&params->values[param], value, memory_order_relaxed);
 }
+
+/* How a guest that has arrived is announced. */
+struct guest_announce params_announce(const struct params *params);
 
 enum capability {
     CAPABILITY_AUTO_CONVERGE,

@@ -32,7 +32,7 @@ static const char *const request_names[] = {
     [WIRE_SAVE] = "to save the device state",    [WIRE_LOAD] = "to load the device state",
     [WIRE_THROTTLE] = "to throttle the guest",   [WIRE_GIVE_AWAY] = "to give the guest away",
     [WIRE_TAKE_BACK] = "to take the guest back", [WIRE_RELEASE] = "to release the guest",
-    [WIRE_START] = "to start the guest",
+    [WIRE_START] = "to start the guest",         [WIRE_ANNOUNCE] = "to announce the guest",
 };
 
 static void set_lost(const struct agent *a, struct error **errp)
@@ -195,6 +195,13 @@ void agent_ask(struct guest *g, enum agent_request request, int timeout_ms, agen
     };
     call_async(agent_of(g), requests[request].type, &requests[request].body, timeout_ms, done,
                opaque);
+}
+
+void agent_announce(struct guest *g, const struct guest_announce *how, int timeout_ms,
+                    agent_done *done, void *opaque)
+{
+    struct wire_announce body = agent_wire_announce(how);
+    call_async(agent_of(g), WIRE_ANNOUNCE, &body, timeout_ms, done, opaque);
 }
 
 /* The first asynchronous call, of all or of those past their deadline; NULL: none. */

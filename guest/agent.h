@@ -53,6 +53,10 @@ enum agent_request {
 void agent_ask(struct guest *g, enum agent_request request, int timeout_ms, agent_done *done,
                void *opaque);
 
+/* The same for announcing the guest. */
+void agent_announce(struct guest *g, const struct guest_announce *how, int timeout_ms,
+                    agent_done *done, void *opaque);
+
 /* Ends requests of the main thread that are past their deadline. */
 void agent_expire(struct guest *g);
 

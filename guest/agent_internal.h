@@ -57,6 +57,12 @@ static inline struct agent *agent_of(struct guest *g)
     return (struct agent *)g;
 }
 
+static inline struct wire_announce agent_wire_announce(const struct guest_announce *how)
+{
+    return (struct wire_announce){
+        .initial = how->initial, .max = how->max, .rounds = how->rounds, .step = how->step};
+}
+
 extern const struct guest_ops agent_ops;
 
 /* Entries of `pages`. */

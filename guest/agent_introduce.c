@@ -79,6 +79,7 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
         a->guest.tracking = pick_tracking(h->features);
         a->guest.can_throttle = h->features & WIRE_FEATURE_THROTTLE;
         atomic_store(&a->guest.state, (int)h->state);
+        a->guest.can_announce = h->features & WIRE_FEATURE_ANNOUNCE;
         a->features = h->features;
         a->blocks_due = h->blocks;
         a->disks_due = h->disks;

@@ -135,9 +135,10 @@ static bool load_state(struct guest *g, int fd, const struct wait *w, struct err
     return agent_call(agent_of(g), &call, NULL, fd, w, errp);
 }
 
-static bool start(struct guest *g, bool paused, const struct wait *w, struct error **errp)
+static bool start(struct guest *g, bool paused, const struct guest_announce *announce,
+                  const struct wait *w, struct error **errp)
 {
-    struct wire_start body = {.paused = paused};
+    struct wire_start body = {.paused = paused, .announce = agent_wire_announce(announce)};
     struct agent_call call = {.type = WIRE_START};
     struct error *err = NULL;
     bool ok = agent_call(agent_of(g), &call, &body, -1, w, &err);

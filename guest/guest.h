@@ -54,6 +54,12 @@ struct guest_blocker {
     char reason[GUEST_TEXT_SIZE];
 };
 
+/* Rounds of announcing a guest to its networks: `initial` behind the first, `step` more behind each
+ * other one, at most `max`; milliseconds. */
+struct guest_announce {
+    uint32_t initial, max, rounds, step;
+};
+
 struct guest;
 
 /*
@@ -90,10 +96,12 @@ struct guest_ops {
     int (*save_state)(struct guest *g, const struct wait *w, struct error **errp);
     bool (*load_state)(struct guest *g, int fd, const struct wait *w, struct error **errp);
     /*
-     * start: an incoming guest after load_state; paused leaves it standing.  "guest-in-doubt": the
-     * VMM was asked, and it is not known whether the guest runs; any other error: it does not.
+     * start: an incoming guest after load_state; paused leaves it standing.  Once it runs it is
+     * announced.  "guest-in-doubt": the VMM was asked, and it is not known whether the guest runs;
+     * any other error: it does not.
      */
-    bool (*start)(struct guest *g, bool paused, const struct wait *w, struct error **errp);
+    bool (*start)(struct guest *g, bool paused, const struct guest_announce *announce,
+                  const struct wait *w, struct error **errp);
     /* give_away: from its success on the VMM never resumes by itself; take_back undoes it. */
     bool (*give_away)(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
                       struct error **errp);
@@ -117,6 +125,7 @@ struct guest {
     bool released;                /* given away, and known to run at its destination */
     uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
     bool can_throttle;
+    bool can_announce;
     const char *tracking; /* "kvm-manual-protect", "kvm-log", "marks" */
     /* Written by the main thread as the VMM tells it. */
     _Atomic int state; /* enum guest_state */

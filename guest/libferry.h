@@ -111,6 +111,13 @@ struct ferry_ops {
      */
     void (*attached)(void *opaque);
     void (*detached)(void *opaque, const char *reason);
+    /*
+     * announce (optional): one round of telling the guest's networks where it is now: a gratuitous
+     * ARP, or the like, for each of its devices.  Called several times, with pauses, once the guest
+     * runs at its destination, and when an operator asks for it.  What fails is left to the next
+     * round.
+     */
+    void (*announce)(void *opaque);
 };
 
 struct ferry_config {

@@ -15,6 +15,7 @@
 #include "guest/libferry.h"
 #include "guest/wire.h"
 
+#include <poll.h>
 #include <pthread.h>
 
 struct ferry_block {
@@ -40,6 +41,14 @@ struct ferry_blocker {
     uint64_t id;   /* 0: none */
     uint64_t told; /* the id that ferryd has for this place; 0: none */
     char reason[FERRY_REASON_MAX + 1];
+};
+
+/* The rounds of announcing (libferry_announce.c). */
+struct ferry_announcer {
+    struct wire_announce how;
+    bool waiting; /* the guest has arrived paused: they begin when it runs */
+    uint32_t done, left;
+    uint64_t next_ns; /* CLOCK_MONOTONIC */
 };
 
 struct ferry {
@@ -83,7 +92,8 @@ struct ferry {
     bool loaded; /* an incoming guest whose state was loaded */
     bool released;
     uint8_t job[WIRE_UUID_SIZE]; /* given away to */
-    char error[WIRE_TEXT_SIZE];  /* ferry_set_error's words for the running callback */
+    struct ferry_announcer announcer;
+    char error[WIRE_TEXT_SIZE]; /* ferry_set_error's words for the running callback */
 };
 
 /* Takes over what of the caller's struct both know; false: it has no size. */
@@ -125,6 +135,14 @@ int ferry_tell_blockers(struct ferry *f, bool anew);
  */
 int ferry_begin_leaving(struct ferry *f, char reason[FERRY_REASON_MAX + 1]);
 void ferry_end_leaving(struct ferry *f);
+
+/* ---- libferry_announce.c ---- */
+
+/* Announces from now on, or once the guest runs.  Rounds that are under way are forgotten. */
+void ferry_announce(struct ferry *f, const struct wire_announce *how, bool later);
+
+/* poll, for the library's thread; announces meanwhile when that is due. */
+int ferry_poll(struct ferry *f, struct pollfd *fds, nfds_t count, int timeout_ms);
 
 void ferry_set_state(struct ferry *f, enum ferry_guest_state state);
 

@@ -261,7 +261,22 @@ static int do_start(struct ferry *f, const union wire_body *body, int fd, struct
         }
     }
     ferry_set_state(f, body->start.paused ? FERRY_GUEST_PAUSED : FERRY_GUEST_RUNNING);
+    ferry_announce(f, &body->start.announce, body->start.paused);
     return 0;
+}
+
+static int do_announce(struct ferry *f, const union wire_body *body, int fd,
+                       struct wire_reply *reply)
+{
+    (void)fd;
+    int err = require_state(f, FERRY_GUEST_RUNNING, reply, "the guest does not run here");
+    if (!err && !f->ops.announce) {
+        err = reply_error(reply, -EINVAL, "this VMM can't announce its guest");
+    }
+    if (!err) {
+        ferry_announce(f, &body->announce, false);
+    }
+    return err;
 }
 
 /* ---- handover ---- */
@@ -318,7 +333,7 @@ static perform_fn *const performers[] = {
     [WIRE_SAVE] = do_save,           [WIRE_LOAD] = do_load,
     [WIRE_THROTTLE] = do_throttle,   [WIRE_GIVE_AWAY] = do_give_away,
     [WIRE_TAKE_BACK] = do_take_back, [WIRE_RELEASE] = do_release,
-    [WIRE_START] = do_start,
+    [WIRE_START] = do_start,         [WIRE_ANNOUNCE] = do_announce,
 };
 
 void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,

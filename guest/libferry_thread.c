@@ -43,7 +43,7 @@ static void drain_wake(struct ferry *f)
 static void pause_ms(struct ferry *f, int ms)
 {
     struct pollfd fd = {.fd = f->wake_fd, .events = POLLIN};
-    if (poll(&fd, 1, ms) > 0) {
+    if (ferry_poll(f, &fd, 1, ms) > 0) {
         drain_wake(f);
     }
 }
@@ -78,7 +78,7 @@ int ferry_send(struct ferry *f, uint32_t type, uint64_t seq, const void *body, i
             return -ECANCELED;
         }
         struct pollfd out = {.fd = f->sock, .events = POLLOUT};
-        poll(&out, 1, SEND_POLL_MS);
+        poll(&out, 1, SEND_POLL_MS); /* and no announcing: a reply comes first */
     }
 }
 
@@ -98,6 +98,7 @@ static int send_hello(struct ferry *f)
     }
     hello.features |= f->manual_protect ? WIRE_FEATURE_MANUAL_PROTECT : 0;
     hello.features |= f->ops.throttle ? WIRE_FEATURE_THROTTLE : 0;
+    hello.features |= f->ops.announce ? WIRE_FEATURE_ANNOUNCE : 0;
     strcpy(hello.name, f->name);
     memcpy(hello.job, f->job, sizeof(hello.job));
     pthread_mutex_lock(&f->lock);
@@ -146,7 +147,7 @@ static enum outcome await_welcome(struct ferry *f, char reason[WIRE_TEXT_SIZE])
                             {.fd = f->wake_fd, .events = POLLIN}};
     int passed;
     /* Other wake-ups shorten the patience at most to their first: ferryd answers at once. */
-    while (poll(fds, 2, WELCOME_MS) > 0 && !fds[0].revents) {
+    while (ferry_poll(f, fds, 2, WELCOME_MS) > 0 && !fds[0].revents) {
         drain_wake(f);
         if (should_stop(f)) {
             return STOPPING;
@@ -209,7 +210,7 @@ static enum outcome serve_turn(struct ferry *f)
         {.fd = f->sock, .events = POLLIN},
         {.fd = f->wake_fd, .events = POLLIN},
     };
-    if (poll(fds, 2, -1) < 0) {
+    if (ferry_poll(f, fds, 2, -1) < 0) {
         return errno == EINTR ? GO_ON : LOST;
     }
     if (fds[1].revents) {

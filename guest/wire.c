@@ -34,6 +34,7 @@ static const uint16_t body_lengths[] = {
     [WIRE_TAKE_BACK] = 1,
     [WIRE_RELEASE] = 1,
     [WIRE_START] = 1 + sizeof(struct wire_start),
+    [WIRE_ANNOUNCE] = 1 + sizeof(struct wire_announce),
 };
 
 _Static_assert(sizeof(struct wire_message) <= WIRE_MESSAGE_MAX, "a message fits its limit");

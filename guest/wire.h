@@ -58,6 +58,7 @@ enum wire_type {
     WIRE_TAKE_BACK = 76,
     WIRE_RELEASE = 77,
     WIRE_START = 78,
+    WIRE_ANNOUNCE = 79,
 };
 
 /* A disk's dirty marks have a bit for so many bytes. */
@@ -67,6 +68,7 @@ enum wire_type {
 #define WIRE_FEATURE_KVM_LOG        (1u << 0) /* some block has a KVM slot */
 #define WIRE_FEATURE_MANUAL_PROTECT (1u << 1) /* LOG_CLEAR does something */
 #define WIRE_FEATURE_THROTTLE       (1u << 2) /* the VMM gave that callback */
+#define WIRE_FEATURE_ANNOUNCE       (1u << 3) /* and that one */
 
 struct wire_head {
     uint32_t type;
@@ -142,9 +144,18 @@ struct wire_give_away {
     uint8_t job[WIRE_UUID_SIZE];
 };
 
+/* Rounds of announcing the guest to its networks; times in milliseconds. */
+struct wire_announce {
+    uint32_t initial; /* the pause behind the first round */
+    uint32_t max;     /* no pause is longer */
+    uint32_t rounds;
+    uint32_t step; /* each pause is longer by it than the one before */
+};
+
 /* START: an incoming guest, its state loaded, begins to run (or stays paused). */
 struct wire_start {
     uint32_t paused;
+    struct wire_announce announce; /* once it runs */
 };
 
 struct wire_reply {
@@ -178,6 +189,7 @@ union wire_body {
     struct wire_throttle throttle;
     struct wire_give_away give_away;
     struct wire_start start;
+    struct wire_announce announce;
     struct wire_reply reply;
     struct wire_state state;
     struct wire_blocker blocker;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * All that makes this VMM migratable: it describes its RAM blocks, disk and VM to libferry, and
- * gives seven callbacks, each of a few lines.  They run on libferry's thread.  What they rest on is
+ * gives callbacks of a few lines each.  They run on libferry's thread.  What they rest on is
  * what a VMM needs for pause and snapshot anyway: vCPUs that can be parked (gate.c) and a state
  * that can be written and read back (state.c).
  *
@@ -87,6 +87,15 @@ static void link_detached(void *opaque, const char *reason)
     log_message(LOG_INFO, "guest '%s' has lost ferryd: %s", vmm->options.name, reason);
 }
 
+/* There is no network device whose address could be told to a switch: this says when it would be.
+ */
+static void link_announce(void *opaque)
+{
+    struct vmm *vmm = opaque;
+
+    log_message(LOG_INFO, "guest '%s' is announced", vmm->options.name);
+}
+
 static const struct ferry_ops link_ops = {
     .size = sizeof(struct ferry_ops),
     .stop = link_stop,
@@ -97,6 +106,7 @@ static const struct ferry_ops link_ops = {
     .released = link_released,
     .attached = link_attached,
     .detached = link_detached,
+    .announce = link_announce,
 };
 
 static int add_ram(struct vmm *vmm)

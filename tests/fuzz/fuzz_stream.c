@@ -159,10 +159,12 @@ static bool load(struct guest *g, int fd, const struct wait *w, struct error **e
     return true;
 }
 
-static bool start(struct guest *g, bool paused, const struct wait *w, struct error **errp)
+static bool start(struct guest *g, bool paused, const struct guest_announce *announce,
+                  const struct wait *w, struct error **errp)
 {
     (void)g;
     (void)paused;
+    (void)announce;
     (void)w;
     (void)errp;
     return true;

@@ -219,7 +219,7 @@ static int index_of(const char *text, const char *const *names, unsigned count, 
 /* behave CALLBACK=HOW ...; all are looked at before one is set. */
 static void do_behave(struct guest *guest, const struct words *words)
 {
-    static const char *const callbacks[] = {"stop", "resume", "save", "load"};
+    static const char *const callbacks[] = {"stop", "resume", "save", "load", "announce"};
     static const char *const hows[] = {"ok", "fail", "hang"};
     int which[WORDS_MAX];
     int how[WORDS_MAX];
@@ -321,7 +321,7 @@ static const struct {
     {"disk-hash", 1, 2, do_hash},
     {"disk-allocated", 1, 2, do_allocated},
     {"state", 1, 1, do_state},
-    {"behave", 2, 5, do_behave},
+    {"behave", 2, WORDS_MAX, do_behave},
     {"set-state-size", 2, 2, do_set_state_size},
     {"add-blocker", 2, WORDS_MAX, do_add_blocker},
     {"remove-blocker", 2, 2, do_remove_blocker},

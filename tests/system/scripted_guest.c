@@ -308,6 +308,12 @@ static void on_detached(void *opaque, const char *reason)
     say("event detached %s", reason);
 }
 
+static void on_announce(void *opaque)
+{
+    say("event announce");
+    obey(opaque, CALLBACK_ANNOUNCE);
+}
+
 static const struct ferry_ops ops = {
     .size = sizeof(struct ferry_ops),
     .stop = on_stop,
@@ -318,6 +324,7 @@ static const struct ferry_ops ops = {
     .released = on_released,
     .attached = on_attached,
     .detached = on_detached,
+    .announce = on_announce,
 };
 
 /* Its life. */

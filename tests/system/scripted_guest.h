@@ -9,7 +9,14 @@
 /* What a callback does when it is called next. */
 enum behaviour { BEHAVE_OK, BEHAVE_FAIL, BEHAVE_HANG };
 
-enum callback { CALLBACK_STOP, CALLBACK_RESUME, CALLBACK_SAVE, CALLBACK_LOAD, CALLBACKS };
+enum callback {
+    CALLBACK_STOP,
+    CALLBACK_RESUME,
+    CALLBACK_SAVE,
+    CALLBACK_LOAD,
+    CALLBACK_ANNOUNCE,
+    CALLBACKS
+};
 
 struct guest {
     struct ram ram;

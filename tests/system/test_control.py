@@ -124,7 +124,7 @@ def test_required_commands(lab):
         "set_capabilities", "migrate-incoming", "migrate-set-parameters",
         "query-migrate-parameters", "migrate-continue", "query-version", "query-commands",
         "query-qmp-schema", "query-status", "stop", "cont", "quit", "getfd", "closefd",
-        "query-events", "guest-attach", "guest-detach", "query-guests"} - names
+        "query-events", "guest-attach", "guest-detach", "query-guests", "announce-self"} - names
     assert not missing
 
 
@@ -480,6 +480,8 @@ def test_defaults(scene):
     assert found["cpu-throttle-initial"] == 20
     assert found["cpu-throttle-increment"] == 10
     assert found["max-cpu-throttle"] == 99
+    assert [found[f"announce-{name}"] for name in ("initial", "max", "rounds", "step")] == [
+        50, 550, 5, 100]
 
 
 @path("control/parameters/read-back")
@@ -491,7 +493,8 @@ def test_read_back(scene):
               "xbzrle-cache-size": 8 * MIB, "avail-switchover-bandwidth": 2**62,
               "throttle-trigger-threshold": 1, "cpu-throttle-initial": 2,
               "cpu-throttle-increment": 3, "max-cpu-throttle": 4,
-              "guest-timeout": 1, "peer-timeout": 3600000}
+              "guest-timeout": 1, "peer-timeout": 3600000, "announce-initial": 0,
+              "announce-max": 100000, "announce-rounds": 1000, "announce-step": 10000}
     before = scene.a.qmp.cmd("query-migrate-parameters", guest="other")
     for name, value in values.items():
         scene.a.qmp.execute("migrate-set-parameters", {"guest": GUEST, name: value})
@@ -509,7 +512,8 @@ OUT_OF_RANGE = [
     ("cpu-throttle-initial", 0), ("cpu-throttle-initial", 100), ("cpu-throttle-increment", 0),
     ("cpu-throttle-increment", 100), ("max-cpu-throttle", 0), ("max-cpu-throttle", 100),
     ("guest-timeout", 0), ("guest-timeout", 3600001), ("peer-timeout", 0),
-    ("peer-timeout", 2**63 - 1),
+    ("peer-timeout", 2**63 - 1), ("announce-initial", 100001), ("announce-max", -1),
+    ("announce-rounds", 1001), ("announce-step", 0), ("announce-step", 10001),
 ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a VMM has a say in, or is told of: blockers."""
+"""What a VMM has a say in, or is told of: blockers, announcing."""
 
 import pytest
 import wire
@@ -107,3 +107,110 @@ def test_hostile(scene):
         scene.a.qmp.await_event("GUEST_DETACHED", guest="evil")
         assert vmm.receive() is None
     assert [g["name"] for g in scene.a.qmp.cmd("query-guests")] == ["other"]
+
+
+# ---- announcing ----
+
+def events(vmm):
+    """The names of all events so far, in order."""
+    return [line.split()[1] for line in vmm.output().splitlines() if line.startswith("event ")]
+
+
+@path("announce/five-rounds-after-the-resume")
+def test_announce(scene):
+    source, target = scene.pair()
+    scene.move(source, target)
+    target.await_event("announce", 5)
+    assert events(target)[-6:] == ["resume"] + ["announce"] * 5
+    assert "announce" not in events(source)
+
+
+@path("announce/rounds-as-the-destination-says")
+def test_announce_rounds(scene):
+    """All due at once, so that none is left when the VMM has answered as often as there are."""
+    source, target = scene.pair()
+    scene.a.set(announce_rounds=7)
+    scene.b.set(announce_rounds=2, announce_initial=0, announce_max=0, announce_step=1)
+    scene.move(source, target)
+    target.await_event("announce", 2)
+    for _ in range(3):
+        scene.b.qmp.cmd("stop", guest=GUEST)
+        scene.b.qmp.cmd("cont", guest=GUEST)
+    assert events(target).count("announce") == 2
+
+
+@path("announce/not-in-the-downtime")
+def test_announce_hangs(scene):
+    """The migration is completed at both ends while the first round hangs."""
+    source, target = scene.pair()
+    target.do("behave announce=hang")
+    scene.a.migrate(scene.b.listen())
+    scene.a.complete()
+    scene.b.complete()
+    target.await_event("announce")
+    target.do("behave announce=ok")
+    target.await_event("announce", 5)
+    assert target.do("state") == "running"
+
+
+@path("announce/goes-on-without-its-daemon")
+def test_announce_alone(scene):
+    source, target = scene.pair()
+    scene.b.set(announce_initial=20, announce_max=20)
+    target.do("behave announce=hang")
+    scene.a.migrate(scene.b.listen())
+    scene.b.complete()
+    target.await_event("announce")
+    scene.b.kill()
+    target.do("behave announce=ok")
+    target.await_event("announce", 5)
+    scene.b.restart(GUEST)
+    scene.a.complete()
+    assert source.do("state") == "given-away"
+
+
+@path("announce/a-paused-guest-when-it-runs")
+def test_announce_paused(scene):
+    source, target = scene.pair()
+    scene.a.qmp.cmd("stop", guest=GUEST)
+    scene.a.migrate(scene.b.listen())
+    scene.a.complete()
+    scene.b.complete()
+    assert target.do("state") == "paused"
+    assert "announce" not in events(target)
+    scene.b.qmp.cmd("cont", guest=GUEST)
+    target.await_event("announce", 5)
+    assert events(target)[-6:] == ["resume"] + ["announce"] * 5
+
+
+@path("announce/announce-self")
+def test_announce_self(scene):
+    """As the parameters say, or as the command does; a new series replaces one under way."""
+    source = scene.a.scripted()
+    scene.a.set(announce_initial=100000, announce_max=100000, announce_rounds=3)
+    assert scene.a.qmp.cmd("announce-self") == {}
+    source.await_event("announce")
+    assert scene.a.qmp.cmd("announce-self", guest=GUEST, initial=0, max=0, rounds=4, step=1) == {}
+    source.await_event("announce", 5)
+    scene.a.qmp.cmd("stop", guest=GUEST)
+    assert events(source) == ["attached"] + ["announce"] * 5 + ["stop"]
+
+
+@path("announce/announce-self/refused")
+def test_announce_self_refused(scene):
+    source = scene.a.scripted()
+    for name, value in (("initial", 100001), ("max", -1), ("rounds", 1001), ("step", 0)):
+        with pytest.raises(CommandError) as refused:
+            scene.a.qmp.cmd("announce-self", **{name: value})
+        assert refused.value.code == "parameter-range"
+        assert f"'{name}'" in refused.value.desc
+    scene.a.qmp.cmd("stop", guest=GUEST)
+    with pytest.raises(CommandError) as refused:
+        scene.a.qmp.cmd("announce-self", guest=GUEST)
+    assert refused.value.code == "guest-state"
+    with wire.RawVmm(scene.a.daemon.guests) as vmm:
+        vmm.introduce(b"mute")
+        with pytest.raises(CommandError) as refused:
+            scene.a.qmp.cmd("announce-self", guest="mute")
+    assert refused.value.code == "announce-unsupported"
+    assert not source.events("announce")

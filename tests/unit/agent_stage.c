@@ -209,9 +209,11 @@ void make_load(struct call *c)
     c->ok = c->s->g->ops->load_state(c->s->g, c->fd, &c->w, &c->err);
 }
 
+const struct guest_announce some_rounds = {.initial = 1, .max = 2, .rounds = 3, .step = 4};
+
 void make_start(struct call *c)
 {
-    c->ok = c->s->g->ops->start(c->s->g, true, &c->w, &c->err);
+    c->ok = c->s->g->ops->start(c->s->g, true, &some_rounds, &c->w, &c->err);
 }
 
 void make_give_away(struct call *c)

@@ -72,6 +72,9 @@ void call_begin(struct call *c, struct stage *s, void (*make)(struct call *c),
 void call_done(struct call *c);
 void call_failed(struct call *c, const char *code, const char *part);
 
+/* As make_start asks for them. */
+extern const struct guest_announce some_rounds;
+
 void make_stop(struct call *c);
 void make_resume(struct call *c);
 void make_save(struct call *c);

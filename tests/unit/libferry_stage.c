@@ -72,6 +72,11 @@ static void on_released(void *opaque)
     called(opaque, "released", "");
 }
 
+static void on_announce(void *opaque)
+{
+    called(opaque, "announce", "");
+}
+
 void on_attached(void *opaque)
 {
     called(opaque, "attached", "");
@@ -92,6 +97,7 @@ const struct ferry_ops all_ops = {
     .load_state = on_load,
     .throttle = on_throttle,
     .released = on_released,
+    .announce = on_announce,
 };
 
 void vmm_init(struct vmm *v)

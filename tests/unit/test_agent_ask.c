@@ -33,6 +33,31 @@ START_TEST(async)
 }
 END_TEST
 
+START_TEST(announce)
+{
+    struct stage s;
+    struct outcome o = {0};
+    agent_stage_attach(&s);
+    ck_assert(!s.g->can_announce);
+    agent_stage_close(&s);
+    agent_stage_open(&s);
+    struct wire_hello hello = good_hello();
+    hello.features |= WIRE_FEATURE_ANNOUNCE;
+    introduce(&s, hello);
+    expect_read(&s);
+    vmm_receive(&s, WIRE_WELCOME, NULL);
+    ck_assert(s.g->can_announce);
+    agent_announce(s.g, &some_rounds, PATIENCE_MS, note_outcome, &o);
+    struct wire_message m = vmm_receive(&s, WIRE_ANNOUNCE, NULL);
+    ck_assert_uint_eq(m.body.announce.initial, some_rounds.initial);
+    ck_assert_uint_eq(m.body.announce.step, some_rounds.step);
+    vmm_reply(&s, m.head.seq, -EINVAL, GUEST_RUNNING, "no network");
+    expect_read(&s);
+    expect_error(o.err, "guest-refused", "asked to announce the guest: no network");
+    agent_stage_close(&s);
+}
+END_TEST
+
 START_TEST(async_out_of_order)
 {
     struct stage s;
@@ -107,6 +132,7 @@ int main(void)
 {
     Suite *suite = suite_create("guest/agent/ask");
     unit_add(suite, "guest/agent/ask/all", async);
+    unit_add(suite, "guest/agent/ask/announce", announce);
     unit_add(suite, "guest/agent/ask/out-of-order", async_out_of_order);
     unit_add(suite, "guest/agent/ask/expires", async_expires);
     unit_add(suite, "guest/agent/ask/full-socket", async_full_socket);

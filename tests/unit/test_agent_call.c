@@ -38,6 +38,10 @@ START_TEST(simple_calls)
     exchange(&s, make_release, WIRE_RELEASE, GUEST_GIVEN_AWAY);
     m = exchange(&s, make_start, WIRE_START, GUEST_PAUSED);
     ck_assert_uint_eq(m.body.start.paused, 1);
+    ck_assert_uint_eq(m.body.start.announce.initial, some_rounds.initial);
+    ck_assert_uint_eq(m.body.start.announce.max, some_rounds.max);
+    ck_assert_uint_eq(m.body.start.announce.rounds, some_rounds.rounds);
+    ck_assert_uint_eq(m.body.start.announce.step, some_rounds.step);
     m = exchange(&s, make_log_clear, WIRE_LOG_CLEAR, GUEST_PAUSED);
     ck_assert_uint_eq(m.body.log_clear.block, 1);
     ck_assert_uint_eq(m.body.log_clear.count, 10);

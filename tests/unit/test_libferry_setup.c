@@ -122,6 +122,9 @@ START_TEST(older_vmm)
     welcome(&s.d);
     struct wire_throttle throttle = {.percent = 10};
     expect_refusal(&s.d, WIRE_THROTTLE, &throttle, -1, -EINVAL, "can't throttle");
+    ck_assert_uint_eq(s.d.hello.features & WIRE_FEATURE_ANNOUNCE, 0);
+    struct wire_announce announce = {.rounds = 1};
+    expect_refusal(&s.d, WIRE_ANNOUNCE, &announce, -1, -EINVAL, "can't announce");
     lib_stage_close(&s);
 }
 END_TEST
@@ -154,7 +157,7 @@ START_TEST(introduction)
     ck_assert_uint_eq(h->magic, WIRE_MAGIC);
     ck_assert_uint_eq(h->version, WIRE_VERSION);
     ck_assert_uint_eq(h->version_min, WIRE_VERSION_MIN);
-    ck_assert_uint_eq(h->features, WIRE_FEATURE_THROTTLE);
+    ck_assert_uint_eq(h->features, WIRE_FEATURE_THROTTLE | WIRE_FEATURE_ANNOUNCE);
     ck_assert_uint_eq(h->page_size, 4096);
     ck_assert_uint_eq(h->blocks, 3);
     ck_assert_uint_eq(h->state, FERRY_GUEST_RUNNING);

@@ -27,6 +27,8 @@ _Static_assert(offsetof(struct wire_disk, name) == 16, "disk.name");
 _Static_assert(offsetof(struct wire_log_clear, first) == 8, "log_clear.first");
 _Static_assert(offsetof(struct wire_reply, was_paused) == 8, "reply.was_paused");
 _Static_assert(offsetof(struct wire_reply, text) == 12, "reply.text");
+_Static_assert(offsetof(struct wire_start, announce) == 4, "start.announce");
+_Static_assert(offsetof(struct wire_announce, rounds) == 8, "announce.rounds");
 _Static_assert(offsetof(struct wire_blocker, added) == 8, "blocker.added");
 _Static_assert(offsetof(struct wire_blocker, text) == 12, "blocker.text");
 
@@ -39,7 +41,7 @@ static const struct {
     {WIRE_LOG_START, 0}, {WIRE_LOG_SYNC, 0},   {WIRE_LOG_CLEAR, 24}, {WIRE_LOG_STOP, 0},
     {WIRE_STOP, 4},      {WIRE_RESUME, 4},     {WIRE_SAVE, 0},       {WIRE_LOAD, 0},
     {WIRE_THROTTLE, 4},  {WIRE_GIVE_AWAY, 16}, {WIRE_TAKE_BACK, 0},  {WIRE_RELEASE, 0},
-    {WIRE_START, 4},     {WIRE_BLOCKER, 272},  {WIRE_DISK, 88},
+    {WIRE_START, 20},    {WIRE_ANNOUNCE, 16},  {WIRE_BLOCKER, 272},  {WIRE_DISK, 88},
 };
 
 #define NBODIES (sizeof(bodies) / sizeof(bodies[0]))
