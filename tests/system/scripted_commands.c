@@ -124,17 +124,17 @@ static void do_shrink(struct guest *guest, const struct words *words)
     }
 }
 
+/* dirty FIRST COUNT RATE [BYTES], the last being how much of each page is changed */
 static void do_dirty(struct guest *guest, const struct words *words)
 {
-    uint64_t first = 0;
-    uint64_t count = 0;
-    uint64_t rate = 0;
+    struct work work = {.target = target_of(guest, words), .page_bytes = sizeof(uint64_t)};
 
-    if (!number(words->word[1], &first) || !number(words->word[2], &count) ||
-        !number(words->word[3], &rate)) {
+    if (!number(words->word[1], &work.first_page) || !number(words->word[2], &work.pages) ||
+        !number(words->word[3], &work.rate) ||
+        (words->count > 4 && !number(words->word[4], &work.page_bytes))) {
         answer(-EINVAL);
     } else {
-        answer(guest_dirty(guest, target_of(guest, words), first, count, rate));
+        answer(guest_dirty(guest, &work));
     }
 }
 
@@ -310,7 +310,7 @@ static const struct {
     {"punch", 4, 4, do_punch},
     {"punch-quietly", 4, 4, do_punch_quietly},
     {"shrink", 3, 3, do_shrink},
-    {"dirty", 4, 4, do_dirty},
+    {"dirty", 4, 5, do_dirty},
     {"dirty-stop", 1, 1, do_dirty_stop},
     {"hash", 1, 2, do_hash},
     {"allocated", 1, 2, do_allocated},

@@ -47,51 +47,56 @@ static void nap(uint64_t ns)
     nanosleep(&time, NULL);
 }
 
-/* What is due of a run of turns by now, at most 256 pages; the throttle takes its part off. */
-static uint64_t due_pages(const struct guest *guest, uint64_t started, uint64_t done)
+static void begin_writing(struct guest *guest)
+{
+    guest->started = now_ns();
+    guest->done = 0;
+}
+
+/* What is due by now, at most 256 pages; the throttle takes its part off. */
+static uint64_t due_pages(const struct guest *guest)
 {
     uint64_t due = 256;
 
-    if (guest->rate != 0) {
-        uint64_t rate = guest->rate * (100 - guest->throttle) / 100;
-        uint64_t all = (now_ns() - started) / 1000 * rate / 1000000;
-        due = all > done ? all - done : 0;
+    if (guest->work.rate != 0) {
+        uint64_t rate = guest->work.rate * (100 - guest->throttle) / 100;
+        uint64_t all = (now_ns() - guest->started) / 1000 * rate / 1000000;
+        due = all > guest->done ? all - guest->done : 0;
     }
     return due > 256 ? 256 : due;
 }
 
-static void write_pages(struct guest *guest, uint64_t first, uint64_t pages, uint64_t from,
-                        uint64_t count)
+static void write_pages(const struct work *work, uint64_t from, uint64_t count)
 {
     for (uint64_t i = from; i < from + count; i++) {
-        ram_count_page(guest->target, first + i % pages, i + 1);
+        ram_count_page(work->target, work->first_page + i % work->pages, i + 1, work->page_bytes);
     }
 }
 
-/* One turn, with the lock held but for the writing itself; gives how many pages were written. */
-static uint64_t writer_turn(struct guest *guest, uint64_t started, uint64_t done)
+/* One turn, with the lock held but for the writing itself. */
+static void writer_turn(struct guest *guest)
 {
-    uint64_t count = due_pages(guest, started, done);
+    uint64_t count = due_pages(guest);
     uint64_t from = guest->written;
     unsigned throttle = guest->throttle;
     uint64_t began = now_ns();
 
     guest->busy = true;
     pthread_mutex_unlock(&guest->lock);
-    write_pages(guest, guest->first_page, guest->pages, from, count);
+    write_pages(&guest->work, from, count);
     uint64_t took = now_ns() - began;
     pthread_mutex_lock(&guest->lock);
     guest->busy = false;
+    guest->done += count;
     guest->written += count;
     pthread_cond_broadcast(&guest->changed);
     pthread_mutex_unlock(&guest->lock);
-    if (throttle > 0 && guest->rate == 0) {
+    if (throttle > 0 && guest->work.rate == 0) {
         nap(took * throttle / (100 - throttle));
     } else if (count == 0) {
         nap(PERIOD_NS);
     }
     pthread_mutex_lock(&guest->lock);
-    return count;
 }
 
 static bool may_write(const struct guest *guest)
@@ -109,11 +114,9 @@ static void *writer_main(void *opaque)
             pthread_cond_wait(&guest->changed, &guest->lock);
             continue;
         }
-        uint64_t started = now_ns();
-        uint64_t done = 0;
-        unsigned throttle = guest->throttle;
-        while (may_write(guest) && !guest->ending && guest->throttle == throttle) {
-            done += writer_turn(guest, started, done);
+        begin_writing(guest);
+        while (may_write(guest) && !guest->ending) {
+            writer_turn(guest);
         }
     }
     pthread_mutex_unlock(&guest->lock);
@@ -127,24 +130,23 @@ static void wait_until_quiet(struct guest *guest)
     }
 }
 
-int guest_dirty(struct guest *guest, struct ram *target, uint64_t first, uint64_t count,
-                uint64_t rate)
+int guest_dirty(struct guest *guest, const struct work *work)
 {
-    uint64_t all = ram_pages(target);
+    uint64_t all = ram_pages(work->target);
     int rc = 0;
 
-    if (count == 0 || first >= all || count > all - first) {
+    if (work->pages == 0 || work->first_page >= all || work->pages > all - work->first_page ||
+        work->page_bytes == 0 || work->page_bytes > RAM_PAGE ||
+        work->page_bytes % sizeof(uint64_t) != 0) {
         return -ERANGE;
     }
     pthread_mutex_lock(&guest->lock);
     if (guest->writing) {
         rc = -EBUSY;
     } else {
-        guest->target = target;
-        guest->first_page = first;
-        guest->pages = count;
-        guest->rate = rate;
+        guest->work = *work;
         guest->writing = true;
+        begin_writing(guest); /* the thread may not have noticed that it was stopped */
         pthread_cond_broadcast(&guest->changed);
     }
     pthread_mutex_unlock(&guest->lock);
@@ -286,6 +288,7 @@ static int on_throttle(void *opaque, unsigned percent)
     say("event throttle %u", percent);
     pthread_mutex_lock(&guest->lock);
     guest->throttle = percent > 99 ? 99 : percent;
+    begin_writing(guest); /* what is due from now on */
     pthread_mutex_unlock(&guest->lock);
     return 0;
 }

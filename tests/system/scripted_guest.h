@@ -18,6 +18,15 @@ enum callback {
     CALLBACKS
 };
 
+/* What the writer writes, over and over. */
+struct work {
+    struct ram *target; /* the guest's ram or disks */
+    uint64_t first_page;
+    uint64_t pages;
+    uint64_t rate;       /* pages a second; 0: as fast as it goes */
+    uint64_t page_bytes; /* changed in each */
+};
+
 struct guest {
     struct ram ram;
     struct ram disks;
@@ -33,10 +42,9 @@ struct guest {
     bool writer_started;
     bool writing;
     bool busy;
-    struct ram *target; /* what it writes: ram or disks */
-    uint64_t first_page;
-    uint64_t pages;
-    uint64_t rate; /* pages a second; 0: as fast as it goes */
+    struct work work;
+    uint64_t started; /* nanoseconds; what is due counts from here */
+    uint64_t done;    /* pages since then */
     uint64_t written;
     unsigned throttle;
 };
@@ -51,8 +59,7 @@ void guest_behave(struct guest *guest, enum callback which, enum behaviour how);
 void guest_set_state_size(struct guest *guest, uint64_t bytes);
 
 /* Starts and ends the background writer; -ERANGE, -EBUSY. */
-int guest_dirty(struct guest *guest, struct ram *target, uint64_t first, uint64_t count,
-                uint64_t rate);
+int guest_dirty(struct guest *guest, const struct work *work);
 uint64_t guest_dirty_stop(struct guest *guest);
 
 /* The operator's own pause. */

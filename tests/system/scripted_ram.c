@@ -132,9 +132,9 @@ static int write_all(int fd, const void *data, size_t length, uint64_t offset)
     return 0;
 }
 
-static void random_chunk(uint64_t *words, uint64_t *state)
+static void random_words(uint64_t *words, size_t count, uint64_t *state)
 {
-    for (size_t i = 0; i < CHUNK / sizeof(*words); i++) {
+    for (size_t i = 0; i < count; i++) {
         *state ^= *state << 13;
         *state ^= *state >> 7;
         *state ^= *state << 17;
@@ -151,7 +151,7 @@ int ram_fill_random(struct ram *ram, struct ram_block *block, uint64_t offset, u
 
     for (uint64_t done = 0; rc == 0 && done < length; done += CHUNK) {
         uint64_t part = length - done < CHUNK ? length - done : CHUNK;
-        random_chunk(words, &state);
+        random_words(words, CHUNK / sizeof(*words), &state);
         rc = write_all(block->fd, words, part, offset + done);
     }
     if (rc == 0) {
@@ -297,14 +297,18 @@ uint64_t ram_pages(const struct ram *ram)
     return pages;
 }
 
-int ram_count_page(struct ram *ram, uint64_t page, uint64_t count)
+int ram_count_page(struct ram *ram, uint64_t page, uint64_t count, uint64_t bytes)
 {
+    uint64_t words[RAM_PAGE / sizeof(uint64_t)] = {count};
+    uint64_t state = count * 0x9e3779b97f4a7c15u + 1;
+
+    random_words(words + 1, bytes / sizeof(*words) - 1, &state);
     for (unsigned i = 0; i < ram->count; i++) {
         struct ram_block *block = &ram->blocks[i];
         uint64_t pages = block->length / RAM_PAGE;
         if (page < pages) {
-            int rc = write_all(block->fd, &count, sizeof(count), page * RAM_PAGE);
-            tell(ram, block, page * RAM_PAGE, sizeof(count));
+            int rc = write_all(block->fd, words, bytes, page * RAM_PAGE);
+            tell(ram, block, page * RAM_PAGE, bytes);
             return rc;
         }
         page -= pages;

@@ -50,8 +50,12 @@ int ram_shrink(struct ram_block *block, uint64_t length);
 int ram_hash(const struct ram_block *block, uint64_t *hash);
 int ram_allocated(const struct ram_block *block, uint64_t *bytes);
 
-/* Puts a count into the first word of a page; the pages of all blocks are numbered in order. */
-int ram_count_page(struct ram *ram, uint64_t page, uint64_t count);
+/*
+ * Puts a count into the first word of a page, and into the rest of its first `bytes` (a multiple of
+ * 8, up to a page) what is random and other for each count.  The pages of all blocks are numbered
+ * in order.
+ */
+int ram_count_page(struct ram *ram, uint64_t page, uint64_t count, uint64_t bytes);
 uint64_t ram_pages(const struct ram *ram);
 
 #endif
