@@ -110,6 +110,14 @@ static bool on_zero(struct incoming *in, struct record *rec, struct error **errp
     return ram_load_zero(in->ram, rec, &in->job->counters.load, errp);
 }
 
+static bool on_delta(struct incoming *in, struct record *rec, struct error **errp)
+{
+    if (!in->peer.capabilities[CAPABILITY_XBZRLE]) {
+        return out_of_place(rec, errp);
+    }
+    return ram_load_delta(in->ram, rec, &in->job->counters.load, errp);
+}
+
 static bool on_stopped(struct incoming *in, struct record *rec, struct error **errp)
 {
     if (in->stopped) {
@@ -183,8 +191,9 @@ static bool on_verify(struct incoming *in, struct record *rec, struct error **er
 
 static bool check_counts(struct incoming *in, const struct record *rec, struct error **errp)
 {
-    uint64_t normal = atomic_load(&in->job->counters.load.normal);
-    uint64_t duplicate = atomic_load(&in->job->counters.load.duplicate);
+    struct ram_load_counters *c = &in->job->counters.load;
+    uint64_t normal = atomic_load(&c->normal) + atomic_load(&c->delta);
+    uint64_t duplicate = atomic_load(&c->duplicate);
     if (get_le64(rec->body) != normal || get_le64(rec->body + 8) != duplicate ||
         get_le64(rec->body + 16) != in->state_bytes) {
         error_set(errp, "stream-corrupt",
@@ -227,6 +236,7 @@ static record_handler *const handlers[] = {
     [RECORD_ROUND] = on_round,
     [RECORD_RAM_PAGES] = on_pages,
     [RECORD_RAM_ZERO] = on_zero,
+    [RECORD_RAM_DELTA] = on_delta,
     [RECORD_STOPPED] = on_stopped,
     [RECORD_STATE] = on_state,
     [RECORD_STATE_END] = on_state_end,

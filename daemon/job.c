@@ -300,7 +300,14 @@ uint64_t job_pages_sent(struct job *job)
 {
     struct ram_counters *c = &job->counters.ram;
     return atomic_load_explicit(&c->normal, memory_order_relaxed) +
+           atomic_load_explicit(&c->delta, memory_order_relaxed) +
            atomic_load_explicit(&c->duplicate, memory_order_relaxed);
+}
+
+uint64_t job_pages_done(struct job *job)
+{
+    return job_pages_sent(job) +
+           atomic_load_explicit(&job->counters.ram.skipped, memory_order_relaxed);
 }
 
 uint64_t job_elapsed(struct job *job)

@@ -78,6 +78,8 @@ struct job_counters {
     _Atomic uint64_t dirty_rate;     /* pages/s between the last two */
     /* Of the last 100 ms window; doubles, published as their bits. */
     _Atomic uint64_t mbps_bits, pages_per_second_bits, expected_downtime_bits;
+    /* Of the last round in which pages could go as deltas; doubles, too. */
+    _Atomic uint64_t miss_rate_bits, encoding_rate_bits;
     _Atomic unsigned throttle; /* percent of the time that the guest is kept from running */
     _Atomic bool verified;     /* both sides hashed the same */
 };
@@ -183,8 +185,9 @@ void job_set_handover(struct job *job, enum job_handover handover);
 /* Fills an empty `ram` with the guest's blocks. */
 bool job_map_ram(struct job *job, struct ram *ram, struct error **errp);
 
-/* Pages sent so far, in whatever form. */
+/* Pages sent so far, in whatever form; and those with which nothing had to be done. */
 uint64_t job_pages_sent(struct job *job);
+uint64_t job_pages_done(struct job *job);
 
 /* Nanoseconds since the job was started. */
 uint64_t job_elapsed(struct job *job);

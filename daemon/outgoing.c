@@ -114,11 +114,18 @@ static bool announce_round(struct outgoing *o, struct error **errp)
     return stream_write(&o->stream, RECORD_ROUND, body, sizeof(body), errp);
 }
 
+static bool send_ram(struct outgoing *o, enum ram_round kind, struct error **errp)
+{
+    xbzrle_begin_round(&o->xbzrle, &o->pace);
+    bool ok = ram_save_round(&o->saver, kind, errp);
+    xbzrle_end_round(&o->xbzrle, &o->pace, kind);
+    return ok;
+}
+
 /* A failed write whose reason the peer has told is reported with that reason. */
 static bool run_round(struct outgoing *o, enum ram_round kind, struct error **errp)
 {
-    if (announce_round(o, errp) && outgoing_disks_round(o, kind, errp) &&
-        ram_save_round(&o->saver, kind, errp)) {
+    if (announce_round(o, errp) && outgoing_disks_round(o, kind, errp) && send_ram(o, kind, errp)) {
         return true;
     }
     stream_prefer_peers_word(&o->stream, errp);
@@ -133,9 +140,13 @@ static double fixed_downtime_ms(const struct outgoing *o)
 
 static double expect_downtime(struct outgoing *o)
 {
-    double ms =
-        estimate_downtime_ms(remaining_bytes(o), pace_bandwidth(&o->pace), fixed_downtime_ms(o));
-    job_store_double(&o->job->counters.expected_downtime_bits, ms);
+    struct job_counters *c = &o->job->counters;
+    struct page_cost cost = xbzrle_page_cost(&o->xbzrle);
+    double pages = (double)atomic_load(&c->ram.remaining);
+    uint64_t bytes = (uint64_t)(pages * cost.bytes) + atomic_load(&c->disk.remaining);
+    double ms = estimate_downtime_ms(bytes, pace_bandwidth(&o->pace),
+                                     fixed_downtime_ms(o) + pages * cost.ms);
+    job_store_double(&c->expected_downtime_bits, ms);
     return ms;
 }
 
@@ -172,7 +183,7 @@ static bool run_rounds(struct outgoing *o, struct error **errp)
             return true;
         }
         before = remaining_bytes(o);
-        if (!throttle_update(&o->throttle, before >> RAM_PAGE_SHIFT, errp)) {
+        if (!throttle_update(&o->throttle, errp)) {
             return false;
         }
     }
@@ -234,7 +245,7 @@ static bool send_end(struct outgoing *o, struct error **errp)
 {
     struct job_counters *c = &o->job->counters;
     uint8_t body[24];
-    put_le64(body, atomic_load(&c->ram.normal));
+    put_le64(body, atomic_load(&c->ram.normal) + atomic_load(&c->ram.delta));
     put_le64(body + 8, atomic_load(&c->ram.duplicate));
     put_le64(body + 16, o->state_bytes);
     return stream_write(&o->stream, RECORD_END, body, sizeof(body), errp);
@@ -286,7 +297,8 @@ static void undo(struct outgoing *o, const struct error *why)
 static bool migrate(struct outgoing *o, struct error **errp)
 {
     if (!job_map_ram(o->job, o->ram, errp) || !outgoing_disks_open(o, errp) ||
-        !connect_peer(o, errp) || !start_logging(o, errp)) {
+        !xbzrle_open(&o->xbzrle, o->job, o->ram, errp) || !connect_peer(o, errp) ||
+        !start_logging(o, errp)) {
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
@@ -297,6 +309,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         .pacer = pace_pacer(&o->pace),
         .sink = o->stream.sink,
         .counters = &o->job->counters.ram,
+        .delta = o->xbzrle.delta,
     };
     outgoing_disks_begin(o);
     job_set_status(o->job, JOB_ACTIVE);
@@ -333,6 +346,7 @@ void outgoing_run(struct job *job)
     }
     error_free(word);
     stream_close(&o->stream);
+    xbzrle_close(&o->xbzrle);
     ram_free(o->ram);
     disks_free(o->disks.disks);
     free(o);

@@ -18,6 +18,7 @@
 #include "daemon/pace.h"
 #include "daemon/stream.h"
 #include "daemon/throttle.h"
+#include "daemon/xbzrle.h"
 #include "disk/save.h"
 
 struct outgoing {
@@ -27,6 +28,7 @@ struct outgoing {
     struct pace pace;
     struct throttle throttle;
     struct ram_saver saver;
+    struct xbzrle xbzrle;
     struct disk_saver disks; /* its disks NULL: none move */
     uint64_t synced_ns;      /* of the last dirty bitmap synchronisation; 0: none */
     uint64_t request_ns;     /* what one request to the VMM takes */

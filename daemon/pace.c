@@ -6,8 +6,8 @@
 /* A source that has nothing to send says so this often; a peer's patience is many times longer. */
 #define ALIVE_NS NS_PER_SEC
 
-/* Time that counts for the bandwidth: spent in sending and in waiting for leave to send. */
-static uint64_t sending_ns(const struct pace *p)
+/* The time that counts for the bandwidth. */
+uint64_t pace_sending_ns(const struct pace *p)
 {
     return p->stream->send_ns + p->waited_ns;
 }
@@ -20,7 +20,7 @@ void pace_init(struct pace *p, struct job *job, struct stream *stream)
                        .window_start_ns = now,
                        .counted = stream->sent,
                        .alive_ns = now};
-    rate_begin(&p->bandwidth, sending_ns(p), stream->sent);
+    rate_begin(&p->bandwidth, pace_sending_ns(p), stream->sent);
     rate_begin(&p->bytes, now, stream->sent);
     rate_begin(&p->pages, now, job_pages_sent(job));
 }
@@ -28,7 +28,7 @@ void pace_init(struct pace *p, struct job *job, struct stream *stream)
 void pace_publish(struct pace *p)
 {
     uint64_t now = clock_ns();
-    rate_update(&p->bandwidth, sending_ns(p), p->stream->sent);
+    rate_update(&p->bandwidth, pace_sending_ns(p), p->stream->sent);
     rate_update(&p->bytes, now, p->stream->sent);
     rate_update(&p->pages, now, job_pages_sent(p->job));
     struct job_counters *c = &p->job->counters;
@@ -45,7 +45,7 @@ double pace_bandwidth(struct pace *p)
     if (avail) {
         return (double)avail / 1000;
     }
-    return rate_per_ms(&p->bandwidth, sending_ns(p), p->stream->sent);
+    return rate_per_ms(&p->bandwidth, pace_sending_ns(p), p->stream->sent);
 }
 
 /* The peer speaks out of turn only to give up. */
@@ -123,7 +123,12 @@ static size_t allow(void *opaque, size_t want, struct error **errp)
     }
 }
 
+static bool check(void *opaque, struct error **errp)
+{
+    return pace_check(opaque, errp);
+}
+
 struct record_pacer pace_pacer(struct pace *p)
 {
-    return (struct record_pacer){.allow = allow, .opaque = p};
+    return (struct record_pacer){.allow = allow, .check = check, .opaque = p};
 }

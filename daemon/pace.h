@@ -33,6 +33,9 @@ double pace_bandwidth(struct pace *p);
 /* Between two sends: cancelled?  Has the peer given up?  Also keeps the peer from timing out. */
 bool pace_check(struct pace *p, struct error **errp);
 
+/* Nanoseconds spent so far in sending and in waiting for leave to send. */
+uint64_t pace_sending_ns(const struct pace *p);
+
 /* Publishes the last window's figures. */
 void pace_publish(struct pace *p);
 

@@ -25,6 +25,7 @@ const struct capability_info capability_infos[CAPABILITY_COUNT] = {
     [CAPABILITY_AUTO_CONVERGE] = {"auto-converge", false},
     [CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = {"pause-before-switchover", false},
     [CAPABILITY_VERIFY] = {"verify", true},
+    [CAPABILITY_XBZRLE] = {"xbzrle", true},
     [CAPABILITY_ZERO_BLOCKS] = {"zero-blocks", true},
 };
 

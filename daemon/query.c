@@ -73,6 +73,20 @@ static json_t *disk_info(struct job_counters *c, enum job_status status)
     return disk;
 }
 
+static json_t *cache_info(struct job *job)
+{
+    struct job_counters *c = &job->counters;
+    json_t *cache = json_object();
+    set_int(cache, "cache-size", atomic_load(&c->ram.cache_bytes));
+    set_int(cache, "bytes", atomic_load(&c->ram.delta_bytes));
+    set_int(cache, "pages", atomic_load(&c->ram.delta));
+    set_int(cache, "cache-miss", atomic_load(&c->ram.cache_misses));
+    set_real(cache, "cache-miss-rate", job_load_double(&c->miss_rate_bits));
+    set_real(cache, "encoding-rate", job_load_double(&c->encoding_rate_bits));
+    set_int(cache, "overflow", atomic_load(&c->ram.overflows));
+    return cache;
+}
+
 static json_t *downtime_parts(struct job *job)
 {
     struct job_downtime *d = &job->downtime;
@@ -102,6 +116,9 @@ static void add_progress(json_t *info, struct job *job, enum job_status status)
     json_object_set_new_nocheck(info, "ram", ram_info(&job->counters, outgoing, status));
     if (atomic_load(&job->counters.disk.total)) {
         json_object_set_new_nocheck(info, "disk", disk_info(&job->counters, status));
+    }
+    if (outgoing && job->capabilities[CAPABILITY_XBZRLE]) {
+        json_object_set_new_nocheck(info, "xbzrle-cache", cache_info(job));
     }
     if (status == JOB_COMPLETED) {
         if (job->direction == JOB_OUTGOING) {

@@ -21,7 +21,7 @@ static unsigned parameter(const struct throttle *t, enum param param)
 static void begin_period(struct throttle *t)
 {
     t->begun_ns = clock_ns();
-    t->sent = job_pages_sent(t->job);
+    t->sent = job_pages_done(t->job);
     t->written = 0;
 }
 
@@ -55,17 +55,17 @@ static unsigned next_step(const struct throttle *t)
 
 static bool period_was_bad(const struct throttle *t)
 {
-    double sent = (double)(job_pages_sent(t->job) - t->sent);
+    double sent = (double)(job_pages_done(t->job) - t->sent);
     return (double)t->written > sent * parameter(t, PARAM_THROTTLE_TRIGGER_THRESHOLD) / 100;
 }
 
-bool throttle_update(struct throttle *t, uint64_t written, struct error **errp)
+bool throttle_update(struct throttle *t, struct error **errp)
 {
     if (!t->job->capabilities[CAPABILITY_AUTO_CONVERGE]) {
         return true;
     }
     unsigned percent = current(t);
-    t->written += written;
+    t->written += atomic_load(&t->job->counters.ram.remaining);
     if (clock_ns() - t->begun_ns >= ESTIMATE_WINDOW_NS) {
         bool bad = period_was_bad(t);
         t->bad = bad ? t->bad + 1 : 0;

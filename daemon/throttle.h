@@ -28,10 +28,10 @@ struct throttle {
 void throttle_init(struct throttle *t, struct job *job);
 
 /*
- * After each synchronisation, which has found `written` pages.  Does nothing without the capability
- * auto-converge.  Follows changed parameters at once.
+ * After each synchronisation: what remains is what the guest wrote.  Does nothing without the
+ * capability auto-converge.  Follows changed parameters at once.
  */
-bool throttle_update(struct throttle *t, uint64_t written, struct error **errp);
+bool throttle_update(struct throttle *t, struct error **errp);
 
 /* The guest was stopped, which has ended it. */
 void throttle_stopped(struct throttle *t);
