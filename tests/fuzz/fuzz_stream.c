@@ -231,6 +231,8 @@ static void fix_counts(struct sums *s, uint32_t type, uint8_t *body, uint64_t le
 {
     if (type == RECORD_RAM_PAGES && length >= 16) {
         s->pages += (length - 16) / RAM_PAGE_SIZE;
+    } else if (type == RECORD_RAM_DELTA) {
+        s->pages++;
     } else if (type == RECORD_RAM_ZERO && length == 24) {
         s->zeroes += get_le64(body + 16) / RAM_PAGE_SIZE;
     } else if (type == RECORD_STATE && length >= 16) {
