@@ -339,6 +339,7 @@ void outgoing_run(struct job *job)
     if (o->stream.channel && !o->stream.channel->two_way) {
         stream_close(&o->stream); /* nobody to tell; a command ends here */
     }
+    disks_free(o->disks.disks); /* whoever sees the end may bring the guest back to them */
     job_end(job, err);
     if (word) {
         stream_give_up(&o->stream, word);
@@ -348,6 +349,5 @@ void outgoing_run(struct job *job)
     stream_close(&o->stream);
     xbzrle_close(&o->xbzrle);
     ram_free(o->ram);
-    disks_free(o->disks.disks);
     free(o);
 }

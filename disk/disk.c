@@ -18,6 +18,10 @@
 /* Emptied in one go: zeroes that must be written take a moment, and a cancel is looked for. */
 #define EMPTY_BYTES (4ULL << 20)
 
+/* The byte that is locked: behind all content, and none that a VMM would use for locks of its own.
+ */
+#define LOCK_BYTE (1LL << 62)
+
 struct disks *disks_new(void)
 {
     struct disks *disks = calloc(1, sizeof(*disks));
@@ -70,6 +74,22 @@ static bool file_size(int fd, uint64_t *size)
     return S_ISREG(st.st_mode) || (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, size) == 0);
 }
 
+/* A file system that knows no locks is taken as it is. */
+static bool lock_image(const struct disk *d, bool exclusive, struct error **errp)
+{
+    struct flock lock = {.l_type = exclusive ? F_WRLCK : F_RDLCK,
+                         .l_whence = SEEK_SET,
+                         .l_start = LOCK_BYTE,
+                         .l_len = 1};
+    if (fcntl(d->fd, F_OFD_SETLK, &lock) < 0 && (errno == EAGAIN || errno == EACCES)) {
+        error_set(errp, "disk-unusable",
+                  "Disk '%s' is in use by another migration: both ends may have the same file",
+                  d->name);
+        return false;
+    }
+    return true;
+}
+
 static bool open_image(struct disk *d, const struct disk_source *source, struct error **errp)
 {
     uint64_t size;
@@ -87,7 +107,7 @@ static bool open_image(struct disk *d, const struct disk_source *source, struct 
                   size);
         return false;
     }
-    return true;
+    return lock_image(d, source->writable, errp);
 }
 
 /* An overlay's pieces are told apart by what is allocated: a larger block would hold both kinds. */

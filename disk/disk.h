@@ -7,6 +7,9 @@
  * sent and written whole.  Disks are read and written by system calls and never mapped; buffers lie
  * as O_DIRECT wants them, which an image keeps that a VMM opened so.
  *
+ * Whoever has a disk open here holds a lock on it, shared at the source and exclusive at the
+ * destination: an image that both hosts see is not emptied under the guest that uses it.
+ *
  * Owned by one job's thread, which a file system that does not answer can hold up: only the waits
  * between two system calls can be cancelled.  At the source disks are open for reading only.
  * Nothing is synchronised to a disk: the VMM sees what was written, whether or not it is there yet.
@@ -68,7 +71,7 @@ struct disk_source {
 struct disks *disks_new(void);
 void disks_free(struct disks *disks); /* NULL is allowed */
 
-/* Errors: "disk-unusable" (not to be opened, too short, no holes where they are needed). */
+/* Errors: "disk-unusable" (can't be opened, in use, too short, no holes where they are needed). */
 bool disks_add(struct disks *disks, const struct disk_source *source, struct error **errp);
 
 /* Bytes of the chunks set in all dirty bitmaps. */

@@ -387,6 +387,29 @@ def test_layout(scene, name):
     assert target.do("state") == "incoming"
 
 
+@path("disk/layout/the-source's-own-file")
+def test_same_file(scene):
+    """Emptying it would take it away from the guest."""
+    disks = (f"d:8:{scene.lab.folder}/shared",)
+    source, target = pair(scene, disks)
+    source.do(f"disk-fill d 0 {MIB} random 7")
+    check_refused(scene, source, target, "Disk 'd' is in use", blk=True)
+
+
+@path("disk/blk/back-to-the-file-that-it-left")
+def test_back(scene):
+    here, there = ((f"d:8:{scene.lab.folder}/{end}",) for end in "ab")
+    source, target = pair(scene, here, there)
+    source.do(f"disk-fill d 0 {MIB} random 7")
+    move(scene, source, target, blk=True)
+    target.do(f"disk-fill d {2 * MIB} {MIB} random 8")
+    again = scene.a.scripted("back", disks=here, incoming=True)
+    uri = scene.a.listen("back")
+    scene.b.qmp.cmd("migrate", guest=GUEST, uri=uri, blk=True)
+    scene.b.complete()
+    check_disks(target, again)
+
+
 @path("disk/destination/full")
 def test_full(scene):
     with small_place(scene, MIB) as place:
@@ -488,6 +511,7 @@ def test_hostile_without(scene):
 # ---- real guests ----
 
 SECTORS = "blocks=64 every=20"
+SKEW = 3  # sectors, of a guest that writes parts of pieces
 LINE = re.compile(r"sectors: pass (\d+) blocks (\d+) bad (\d+)\n")
 
 
@@ -503,6 +527,12 @@ def check_sectors(vmm):
                what="a whole pass over the disk")
     assert "BAD" not in vmm.output()
     assert all(bad == 0 for *_, bad in lines(vmm))
+
+
+def check_neighbours(disk, base):
+    """The sectors before the guest's first, in the same piece, are still the base's."""
+    with open(disk, "rb") as mine, open(base, "rb") as theirs:
+        assert mine.read(SKEW * 512) == theirs.read(SKEW * 512)
 
 
 def move_sectors(scene, hosts, vmm, disk, base, **options):
@@ -529,12 +559,14 @@ def test_sectors(scene, kind):
     hosts = [scene.a, scene.b]
     base = file_with(scene, "base", [(0, MIB, 1)]) if kind == "inc" else None
     disk = file_with(scene, "disk.0", [])
-    args = SECTORS + (" skew=3" if base else "")
+    args = SECTORS + (f" skew={SKEW}" if base else "")
     vmm = scene.a.vmm(guest="sectors", args=args, memory=32, disk=disk, disk_base=base)
     check_sectors(vmm)
     for _ in range(4):
         vmm, disk = move_sectors(scene, hosts, vmm, disk, base, **{kind: True})
         hosts.reverse()
+    if base:
+        check_neighbours(disk, base)
 
 
 @pytest.mark.kvm
