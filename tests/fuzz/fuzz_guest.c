@@ -62,6 +62,8 @@ static void fill_message(struct wire_message *msg, uint32_t type, unsigned count
         msg->body.block.name[5] = (char)('a' + count % 26);
     } else if (type == WIRE_BLOCKER) {
         msg->body.blocker = (struct wire_blocker){.id = 1 + count, .added = 1, .text = "blocked"};
+    } else if (type == WIRE_DISK) {
+        msg->body.disk = (struct wire_disk){.length = PAGES * PAGE, .name = "disk"};
     } else if (type == WIRE_REPLY) {
         msg->head.seq = count;
     }
@@ -158,6 +160,15 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
             const struct guest_block *other = &g->blocks[j];
             require(strcmp(b->name, other->name) != 0);
             require(b->gpa >= other->gpa + other->length || other->gpa >= b->gpa + b->length);
+        }
+    }
+    require(g->ndisks <= GUEST_DISKS_MAX);
+    for (unsigned i = 0; i < g->ndisks; i++) {
+        const struct guest_disk *d = &g->disks[i];
+        check_name(d->name);
+        require(d->length && d->length % 512 == 0 && d->length <= PAGES * PAGE && d->fd >= 0);
+        for (unsigned j = 0; j < i; j++) {
+            require(strcmp(d->name, g->disks[j].name) != 0);
         }
     }
     require(sum == g->ram && guest_get_state(g) < GUEST_STATES);

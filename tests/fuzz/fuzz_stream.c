@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A migration stream as a source might send it, through a whole incoming job: introduction, pages,
- * device state, verification, handover.  The guest is small and its VMM agrees to everything.
+ * disks, device state, verification, handover.  The guest is small and its VMM agrees to
+ * everything.
  *
  * The first byte says what is put right before the stream is read: checksums and counts, which no
  * input would get right by chance, so that what lies behind them is reached.  Bytes around the
@@ -26,6 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define INPUT_MAX       (4u << 20)
 #define PAGES           12u
+#define DISK_LENGTH     (PAGES * RAM_PAGE_SIZE + 512)
+#define BASE_LENGTH     (3 * RAM_PAGE_SIZE + 100)
 #define GUARD_PAGES     2u
 #define GUARD_BYTE      0x5a
 
@@ -178,6 +181,25 @@ static void free_guest(struct guest *g)
 static const struct guest_ops guest_ops = {
     .driver = "fuzz", .load_state = load, .start = start, .free = free_guest};
 
+/* An overlay, which ends in the middle of a piece of its file, over a base of zeroes. */
+static void add_disk(struct guest *g)
+{
+    uint8_t guard[GUARD_PAGES * RAM_PAGE_SIZE];
+    if (g->ndisks) {
+        return;
+    }
+    struct guest_disk *d = &g->disks[g->ndisks++];
+    *d = (struct guest_disk){.name = "disk",
+                             .fd = memfd_create("fuzz", MFD_CLOEXEC),
+                             .base_fd = memfd_create("fuzz", MFD_CLOEXEC),
+                             .length = DISK_LENGTH};
+    memset(guard, GUARD_BYTE, sizeof(guard));
+    if (pwrite(d->fd, guard, sizeof(guard), DISK_LENGTH) < 0 ||
+        ftruncate(d->base_fd, BASE_LENGTH) < 0) {
+        abort();
+    }
+}
+
 /* Two blocks in the middle of their files, "low" and "high". */
 static struct guest *get_guest(void)
 {
@@ -197,13 +219,14 @@ static struct guest *get_guest(void)
         }
     }
     guest.ram = 2 * PAGES * RAM_PAGE_SIZE;
+    add_disk(&guest);
     return &guest;
 }
 
-static void check_guard(const struct guest_block *b, off_t from)
+static void check_guard(int fd, off_t from)
 {
     uint8_t guard[GUARD_PAGES * RAM_PAGE_SIZE + 1];
-    ssize_t n = pread(b->fd, guard, sizeof(guard), from);
+    ssize_t n = pread(fd, guard, sizeof(guard), from);
     if (n < (ssize_t)sizeof(guard) - 1 || (from && n == (ssize_t)sizeof(guard))) {
         abort(); /* the file's length has changed */
     }
@@ -217,13 +240,31 @@ static void check_guard(const struct guest_block *b, off_t from)
 /* ---- putting an input right ---- */
 
 struct sums {
-    uint64_t pages, zeroes, state;
+    uint64_t pages, zeroes, state, disk_data, disk_zeroes;
     XXH3_state_t *hash;
 };
 
 static bool is_streamed(uint32_t type)
 {
-    return type == RECORD_RAM_PAGES || type == RECORD_STATE;
+    return type == RECORD_RAM_PAGES || type == RECORD_STATE || type == RECORD_DISK_DATA;
+}
+
+static void fix_disks(struct sums *s, uint32_t type, uint8_t *body, uint64_t length)
+{
+    static const uint8_t base[BASE_LENGTH];
+    if (type == RECORD_DISK && length >= 40 && get_le32(body + 32) & 1) {
+        XXH128_canonical_t hash;
+        XXH128_canonicalFromHash(&hash, XXH3_128bits(base, sizeof(base)));
+        put_le64(body + 8, BASE_LENGTH);
+        memcpy(body + 16, &hash, sizeof(hash));
+    } else if (type == RECORD_DISK_DATA && length >= 16) {
+        s->disk_data += length - 16;
+    } else if (type == RECORD_DISK_ZERO && length == 24) {
+        s->disk_zeroes += get_le64(body + 16);
+    } else if (type == RECORD_DISK_END && length == 16) {
+        put_le64(body, s->disk_data);
+        put_le64(body + 8, s->disk_zeroes);
+    }
 }
 
 /* What the record says about itself is made true of the records before it. */
@@ -268,6 +309,7 @@ static void put_right(uint8_t *bytes, size_t length, unsigned flags)
         }
         if (!(flags & FLAG_RAW_COUNTS)) {
             fix_counts(&sums, type, head + RECORD_HEAD_SIZE, body);
+            fix_disks(&sums, type, head + RECORD_HEAD_SIZE, body);
         }
         if (!(flags & FLAG_RAW_CHECKS)) {
             size_t fixed = is_streamed(type) && body > 16 ? 16 : (size_t)body;
@@ -348,8 +390,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     free(bytes);
     for (int i = 0; i < 2; i++) {
         const struct guest_block *b = &get_guest()->blocks[i];
-        check_guard(b, 0);
-        check_guard(b, (off_t)(b->offset + b->length));
+        check_guard(b->fd, 0);
+        check_guard(b->fd, (off_t)(b->offset + b->length));
     }
+    check_guard(get_guest()->disks[0].fd, DISK_LENGTH);
     return 0;
 }
