@@ -118,6 +118,12 @@ struct ferry_ops {
      * round.
      */
     void (*announce)(void *opaque);
+    /*
+     * wakeup (optional): a migration is about to stop a guest that runs: one that has suspended
+     * itself is woken, as a suspension does not move with it; any other is left alone.  An error
+     * means that the guest can't leave, and goes on as it was.
+     */
+    int (*wakeup)(void *opaque);
 };
 
 struct ferry_config {

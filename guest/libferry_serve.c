@@ -156,6 +156,11 @@ static void end_throttle(struct ferry *f)
     }
 }
 
+static int wake_up(struct ferry *f, struct wire_reply *reply)
+{
+    return f->ops.wakeup ? callback_result(f, reply, "wakeup", f->ops.wakeup(f->opaque)) : 0;
+}
+
 static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct wire_reply *reply)
 {
     (void)fd;
@@ -168,7 +173,9 @@ static int do_stop(struct ferry *f, const union wire_body *body, int fd, struct 
         return 0;
     }
     set_busy(f, true);
-    int err = callback_result(f, reply, "stop", f->ops.stop(f->opaque));
+    bool wakes = body->stop.migration && state == FERRY_GUEST_RUNNING;
+    int err = wakes ? wake_up(f, reply) : 0;
+    err = err ? err : callback_result(f, reply, "stop", f->ops.stop(f->opaque));
     pthread_mutex_lock(&f->lock);
     f->busy = false;
     if (!err) {

@@ -2,7 +2,7 @@
 # The test guests: $(BUILD)/guests/NAME.bin, flat images for ferry-vmm's --guest.
 # To be included from the top-level Makefile, which sets BUILD.
 
-GUEST_NAMES := idle writer random checker clock sectors
+GUEST_NAMES := idle writer random checker clock sectors sleeper
 GUEST_DIR   := contrib/guests
 GUEST_IMAGES := $(GUEST_NAMES:%=$(BUILD)/guests/%.bin)
 

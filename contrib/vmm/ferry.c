@@ -96,6 +96,18 @@ static void link_announce(void *opaque)
     log_message(LOG_INFO, "guest '%s' is announced", vmm->options.name);
 }
 
+/* A guest that suspends itself after this look arrives awake all the same. */
+static int link_wakeup(void *opaque)
+{
+    struct vmm *vmm = opaque;
+
+    if ((gate_reasons(&vmm->vcpus.gate) & GATE_SUSPENDED) != 0) {
+        log_message(LOG_INFO, "guest '%s' is woken to be migrated", vmm->options.name);
+        gate_open(&vmm->vcpus.gate, GATE_SUSPENDED);
+    }
+    return 0;
+}
+
 static const struct ferry_ops link_ops = {
     .size = sizeof(struct ferry_ops),
     .stop = link_stop,
@@ -107,6 +119,7 @@ static const struct ferry_ops link_ops = {
     .attached = link_attached,
     .detached = link_detached,
     .announce = link_announce,
+    .wakeup = link_wakeup,
 };
 
 static int add_ram(struct vmm *vmm)

@@ -11,7 +11,8 @@ enum gate_reason {
     GATE_PAUSED = 1 << 1,    /* by the operator */
     GATE_THROTTLED = 1 << 2, /* for a part of each period */
     GATE_EXAMINED = 1 << 3,  /* for a look at the vCPUs' registers */
-    GATE_ENDING = 1 << 4,    /* for good */
+    GATE_SUSPENDED = 1 << 4, /* by the guest itself, until it is woken */
+    GATE_ENDING = 1 << 5,    /* for good */
 };
 
 struct gate {

@@ -23,6 +23,7 @@
 
 #define GUEST_PORT_SERIAL   0x3f8
 #define GUEST_PORT_SHUTDOWN 0x604 /* any write ends the guest */
+#define GUEST_PORT_SUSPEND  0x605 /* any write: all vCPUs stand still until the VM is woken */
 #define GUEST_PORT_EXIT     0xf4  /* the same */
 #define GUEST_PORT_DISK     0x510 /* to 0x51f, where there is a disk; see below */
 

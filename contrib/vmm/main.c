@@ -49,7 +49,7 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void print_reports(const struct vmm *vmm)
+static void print_reports(struct vmm *vmm)
 {
     struct guest_report reports[GUEST_CPUS_MAX];
 
@@ -58,6 +58,9 @@ static void print_reports(const struct vmm *vmm)
         fprintf(stderr, "report: cpu %u progress %llu bad %llu gap %llu us\n", i,
                 (unsigned long long)reports[i].progress, (unsigned long long)reports[i].bad,
                 (unsigned long long)reports[i].gap_us);
+    }
+    if ((gate_reasons(&vmm->vcpus.gate) & GATE_SUSPENDED) != 0) {
+        fprintf(stderr, "report: suspended\n");
     }
 }
 
@@ -162,6 +165,7 @@ static void disk_down(struct vmm *vmm)
 
 static int vcpus_up(struct vmm *vmm, struct fault *fault)
 {
+    vmm->ports.gate = &vmm->vcpus.gate;
     vmm->vcpus.ports = &vmm->ports;
     vmm->vcpus.ended = on_guest_ended;
     vmm->vcpus.opaque = vmm;

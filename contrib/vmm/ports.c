@@ -3,6 +3,7 @@
 #include "ports.h"
 
 #include "guest_abi.h"
+#include "log.h"
 
 #include <string.h>
 
@@ -47,9 +48,23 @@ static bool access_disk(struct ports *ports, bool out, uint16_t offset, uint8_t 
     return true;
 }
 
+/* The vCPU goes on from behind this access when it is woken: KVM finishes it before the gate. */
+static bool access_suspend(struct ports *ports, bool out, uint16_t offset, uint8_t *data)
+{
+    (void)offset;
+    if (out) {
+        log_message(LOG_INFO, "the guest suspends itself");
+        gate_close(ports->gate, GATE_SUSPENDED);
+    } else {
+        *data = 0xff;
+    }
+    return true;
+}
+
 static const struct port_range ranges[] = {
     {GUEST_PORT_SERIAL, SERIAL_PORTS, 1, access_serial},
     {GUEST_PORT_SHUTDOWN, 1, 1, access_shutdown},
+    {GUEST_PORT_SUSPEND, 1, 1, access_suspend},
     {GUEST_PORT_EXIT, 1, 1, access_shutdown},
     {GUEST_PORT_DISK, GUEST_DISK_PORTS, 4, access_disk},
 };

@@ -3,6 +3,7 @@
 #define FERRY_VMM_PORTS_H
 
 #include "disk.h"
+#include "gate.h"
 #include "serial.h"
 
 #include <stdbool.h>
@@ -11,6 +12,7 @@
 struct ports {
     struct serial serial;
     struct disk disk;
+    struct gate *gate; /* shut by a guest that suspends itself */
 };
 
 /* One access of `size` bytes; false: the guest has asked for its end. */

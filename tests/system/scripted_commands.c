@@ -219,7 +219,7 @@ static int index_of(const char *text, const char *const *names, unsigned count, 
 /* behave CALLBACK=HOW ...; all are looked at before one is set. */
 static void do_behave(struct guest *guest, const struct words *words)
 {
-    static const char *const callbacks[] = {"stop", "resume", "save", "load", "announce"};
+    static const char *const callbacks[] = {"stop", "resume", "save", "load", "announce", "wakeup"};
     static const char *const hows[] = {"ok", "fail", "hang"};
     int which[WORDS_MAX];
     int how[WORDS_MAX];

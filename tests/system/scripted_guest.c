@@ -317,6 +317,12 @@ static void on_announce(void *opaque)
     obey(opaque, CALLBACK_ANNOUNCE);
 }
 
+static int on_wakeup(void *opaque)
+{
+    say("event wakeup");
+    return obey(opaque, CALLBACK_WAKEUP);
+}
+
 static const struct ferry_ops ops = {
     .size = sizeof(struct ferry_ops),
     .stop = on_stop,
@@ -328,6 +334,7 @@ static const struct ferry_ops ops = {
     .attached = on_attached,
     .detached = on_detached,
     .announce = on_announce,
+    .wakeup = on_wakeup,
 };
 
 /* Its life. */

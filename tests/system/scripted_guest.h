@@ -15,6 +15,7 @@ enum callback {
     CALLBACK_SAVE,
     CALLBACK_LOAD,
     CALLBACK_ANNOUNCE,
+    CALLBACK_WAKEUP,
     CALLBACKS
 };
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a VMM has a say in, or is told of: blockers, announcing."""
+"""What a VMM has a say in, or is told of: blockers, announcing, waking up."""
+
+import re
 
 import pytest
 import wire
@@ -214,3 +216,86 @@ def test_announce_self_refused(scene):
             scene.a.qmp.cmd("announce-self", guest="mute")
     assert refused.value.code == "announce-unsupported"
     assert not source.events("announce")
+
+
+# ---- waking up ----
+
+@path("wakeup/before-the-stop")
+def test_wakeup(scene):
+    source, target = scene.pair()
+    scene.move(source, target)
+    assert events(source)[-4:] == ["wakeup", "stop", "save", "released"]
+    assert "wakeup" not in events(target)
+
+
+@path("wakeup/not-of-a-paused-guest")
+def test_wakeup_paused(scene):
+    """Nor by an operator's stop."""
+    source, _ = scene.pair()
+    scene.a.qmp.cmd("stop", guest=GUEST)
+    scene.a.migrate(scene.b.listen())
+    scene.a.complete()
+    scene.b.complete()
+    assert "wakeup" not in events(source)
+
+
+@path("wakeup/fails")
+def test_wakeup_fails(scene):
+    source, target = scene.pair()
+    source.do("behave wakeup=fail")
+    scene.a.migrate(scene.b.listen())
+    scene.a.fail(GUEST, "wakeup", "the script told this callback to fail")
+    scene.b.end()
+    assert "stop" not in events(source)
+    check_source_runs(scene.a, source)
+    source.do("behave wakeup=ok")
+    scene.move(source, target)
+
+
+@path("wakeup/hangs")
+def test_wakeup_hangs(scene):
+    """It is waited for no longer than for any other callback, and cancelled like any other."""
+    source, target = scene.pair()
+    source.do("behave wakeup=hang")
+    scene.a.migrate(scene.b.listen())
+    source.await_event("wakeup")
+    scene.a.cancel()
+    assert scene.a.end()["status"] == "cancelled"
+    scene.b.end()
+    source.do("behave wakeup=ok")
+    check_source_runs(scene.a, source)
+    scene.move(source, target)
+
+
+@pytest.mark.kvm
+@path("wakeup/kvm/suspended-guest-arrives-awake")
+def test_sleeper(scene):
+    source = scene.a.vmm(guest="sleeper", args="every=10 sleep=3", memory=32,
+                         options=("--log-level", "info"))
+    source.await_line("the guest suspends itself", errors=True)
+    target = scene.b.vmm(incoming=True, memory=32)
+    source.await_line("sleeper: tick 3\nsleeper: suspends\n")
+    assert "woken" not in source.output()
+    scene.a.migrate(scene.b.listen())
+    scene.a.complete()
+    scene.b.complete()
+    assert "is woken to be migrated" in source.errors()
+    target.await_line("sleeper: tick 5\n")
+    assert "sleeper: woken" in source.output() + target.output()
+    assert source.wait() == 0
+
+
+@pytest.mark.kvm
+@path("wakeup/kvm/halted-guest-goes-on")
+def test_halted(scene):
+    """All its vCPUs are in hlt nearly all the time: one waits for its timer, one for ever."""
+    source = scene.a.vmm(guest="idle", args="hz=19 every=1", memory=32, cpus=2)
+    source.await_line("idle: ticks")
+    target = scene.b.vmm(incoming=True, memory=32, cpus=2)
+    scene.a.migrate(scene.b.listen())
+    scene.a.complete()
+    scene.b.complete()
+    target.await_line("\n", after=target.await_line("idle: ticks"))
+    ticks = [int(n) for n in re.findall(r"ticks (\d+)\n", source.output() + target.output())]
+    assert ticks == sorted(set(ticks)) and len(ticks) >= 2
+    assert source.wait() == 0

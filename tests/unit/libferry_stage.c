@@ -36,6 +36,11 @@ static int called(struct vmm *v, const char *name, const char *note)
     return err;
 }
 
+int vmm_called(struct vmm *v, const char *name)
+{
+    return called(v, name, "");
+}
+
 static int on_stop(void *opaque)
 {
     return called(opaque, "stop", "");

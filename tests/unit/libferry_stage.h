@@ -30,7 +30,10 @@ struct vmm {
     struct ferry *f;
 };
 
-/* Has all callbacks but attached and detached, and those are here for tests that want them. */
+/* Writes a call down, for callbacks of a test's own; what it is to answer. */
+int vmm_called(struct vmm *v, const char *name);
+
+/* Of the optional callbacks only throttle, released and announce. */
 extern const struct ferry_ops all_ops;
 void on_attached(void *opaque);
 void on_detached(void *opaque, const char *reason);

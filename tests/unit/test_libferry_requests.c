@@ -223,6 +223,37 @@ START_TEST(callbacks_fail)
 }
 END_TEST
 
+static int on_wakeup(void *opaque)
+{
+    return vmm_called(opaque, "wakeup");
+}
+
+/* Before a migration stops a guest that runs, and at no other stop. */
+START_TEST(wakeup)
+{
+    struct stage s;
+    struct ferry_ops ops = all_ops;
+    ops.wakeup = on_wakeup;
+    lib_stage_make(&s, false, &ops);
+    ck_assert_int_eq(ferry_start(s.f), 0);
+    take_introduction(&s.d, s.fds);
+    welcome(&s.d);
+    expect_done(&s.d, WIRE_STOP, &migration_stop, -1, FERRY_GUEST_STOPPED);
+    expect_done(&s.d, WIRE_RESUME, &migration_resume, -1, FERRY_GUEST_RUNNING);
+    expect_calls(&s.v, "wakeup stop resume");
+    expect_done(&s.d, WIRE_STOP, &pause_request, -1, FERRY_GUEST_PAUSED);
+    expect_done(&s.d, WIRE_STOP, &migration_stop, -1, FERRY_GUEST_STOPPED);
+    expect_calls(&s.v, "stop stop");
+    expect_done(&s.d, WIRE_RESUME, &migration_resume, -1, FERRY_GUEST_PAUSED);
+    expect_done(&s.d, WIRE_RESUME, &cont_request, -1, FERRY_GUEST_RUNNING);
+    make_fail(&s.v, "wakeup", -EIO, "it sleeps too well");
+    expect_refusal(&s.d, WIRE_STOP, &migration_stop, -1, -EIO, "wakeup: it sleeps too well");
+    ck_assert_int_eq(ferry_guest_state(s.f), FERRY_GUEST_RUNNING);
+    expect_calls(&s.v, "resume wakeup"); /* and is not stopped */
+    lib_stage_close(&s);
+}
+END_TEST
+
 START_TEST(throttle)
 {
     struct stage s;
@@ -251,6 +282,7 @@ int main(void)
     unit_add(suite, "guest/libferry/requests/out-of-order-incoming", out_of_order_incoming);
     unit_add(suite, "guest/libferry/requests/without-descriptor", without_descriptor);
     unit_add(suite, "guest/libferry/requests/callbacks-fail", callbacks_fail);
+    unit_add(suite, "guest/libferry/requests/wakeup", wakeup);
     unit_add(suite, "guest/libferry/requests/throttle", throttle);
     return unit_run(suite);
 }
