@@ -87,9 +87,12 @@ static struct endpoint *parse_uri(struct ferryd *d, json_t *args, struct error *
 static bool start(struct ferryd *d, struct entry *e, json_t *args, enum job_direction direction,
                   struct error **errp)
 {
+    struct job_options options = {
+        .disks = direction == JOB_OUTGOING ? wanted_disks(args) : JOB_DISKS_NONE,
+        .stay_paused = json_is_false(json_object_get(args, "autostart")),
+    };
     struct endpoint *endpoint = parse_uri(d, args, errp);
-    enum job_disks disks = direction == JOB_OUTGOING ? wanted_disks(args) : JOB_DISKS_NONE;
-    return endpoint && jobs_start(d, e, direction, disks, endpoint, errp);
+    return endpoint && jobs_start(d, e, direction, endpoint, &options, errp);
 }
 
 static void cmd_migrate(struct qmp_request *req, json_t *args, void *opaque)

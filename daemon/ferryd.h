@@ -98,7 +98,7 @@ bool entry_is_orphan(const struct entry *e);
 
 /* Starts a migration; takes over `endpoint`.  The entry must not be busy. */
 bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
-                enum job_disks disks, struct endpoint *endpoint, struct error **errp);
+                struct endpoint *endpoint, const struct job_options *options, struct error **errp);
 
 /* Answers a migrate-incoming that waits, with what has become of its job. */
 void jobs_answer_incoming(struct entry *e);

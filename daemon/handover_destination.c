@@ -190,7 +190,8 @@ static bool start_guest(struct incoming *in, uint64_t *ns, struct error **errp)
     job_set_handover(job, HANDOVER_UNDECIDED);
     struct wait w = {.cancel_fd = -1, .timeout_ms = -1, .what = "the VMM"};
     struct guest_announce announce = params_announce(job->params);
-    if (!job->guest->ops->start(job->guest, in->paused, &announce, &w, &err)) {
+    bool paused = in->paused || job->options.stay_paused;
+    if (!job->guest->ops->start(job->guest, paused, &announce, &w, &err)) {
         in->in_doubt = strcmp(err->code, "guest-in-doubt") == 0;
         job_set_handover(job, in->in_doubt ? HANDOVER_UNDECIDED : HANDOVER_SOURCE);
         error_move(errp, err);

@@ -84,6 +84,12 @@ struct job_counters {
     _Atomic bool verified;     /* both sides hashed the same */
 };
 
+/* What the command that starts a job says of it. */
+struct job_options {
+    enum job_disks disks; /* outgoing */
+    bool stay_paused; /* incoming: the guest does not run when it has arrived */
+};
+
 struct job;
 
 /* What the job's owner wants to know; called on the job's thread, must not block. */
@@ -103,7 +109,7 @@ struct job {
     char guest_name[GUEST_NAME_SIZE];
     struct params *params; /* shared with the guest's entry, which changes them */
     bool capabilities[CAPABILITY_COUNT];
-    enum job_disks disks;
+    struct job_options options;
     struct endpoint *endpoint; /* NULL: restored to ask for a resolution only */
     struct job_hooks hooks;
     pthread_t thread;

@@ -145,7 +145,7 @@ static void hook_finished(void *opaque, struct job *job)
 /* ---- commands' side ---- */
 
 bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
-                enum job_disks disks, struct endpoint *endpoint, struct error **errp)
+                struct endpoint *endpoint, const struct job_options *options, struct error **errp)
 {
     static void (*const runs[])(struct job *) = {
         [JOB_OUTGOING] = outgoing_run,
@@ -163,7 +163,7 @@ bool jobs_start(struct ferryd *d, struct entry *e, enum job_direction direction,
     if (!job) {
         return false;
     }
-    job->disks = disks;
+    job->options = *options;
     struct live_job *live = calloc(1, sizeof(*live));
     if (!live) {
         abort();

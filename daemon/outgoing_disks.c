@@ -19,7 +19,7 @@ static bool open_disk(struct outgoing *o, const struct guest_disk *g, struct err
         .fd = g->fd,
         .base_fd = g->base_fd,
         .length = g->length,
-        .inc = o->job->disks == JOB_DISKS_INCREMENTAL,
+        .inc = o->job->options.disks == JOB_DISKS_INCREMENTAL,
     };
     return disks_add(disks, &source, errp) &&
            (!source.inc ||
@@ -29,7 +29,7 @@ static bool open_disk(struct outgoing *o, const struct guest_disk *g, struct err
 bool outgoing_disks_open(struct outgoing *o, struct error **errp)
 {
     const struct guest *g = o->job->guest;
-    if (o->job->disks == JOB_DISKS_NONE) {
+    if (o->job->options.disks == JOB_DISKS_NONE) {
         return true;
     }
     o->disks.disks = disks_new();
