@@ -208,6 +208,21 @@ char *job_get_address(struct job *job)
 
 /* ---- the job's thread ---- */
 
+static void notify_guest(struct job *job, enum job_status status)
+{
+    static const enum guest_migration told[JOB_STATUS_COUNT] = {
+        [JOB_SETUP] = GUEST_MIGRATION_SETUP,
+        [JOB_ACTIVE] = GUEST_MIGRATION_ACTIVE,
+        [JOB_PRE_SWITCHOVER] = GUEST_MIGRATION_PRE_SWITCHOVER,
+        [JOB_DEVICE] = GUEST_MIGRATION_DEVICE,
+        [JOB_COMPLETED] = GUEST_MIGRATION_COMPLETED,
+        [JOB_FAILED] = GUEST_MIGRATION_FAILED,
+        [JOB_CANCELLING] = GUEST_MIGRATION_CANCELLING,
+        [JOB_CANCELLED] = GUEST_MIGRATION_CANCELLED,
+    };
+    job->guest->ops->notify(job->guest, told[status], job->direction == JOB_OUTGOING);
+}
+
 void job_set_status(struct job *job, enum job_status status)
 {
     enum job_status from = job_get_status(job);
@@ -226,6 +241,7 @@ void job_set_status(struct job *job, enum job_status status)
     atomic_store(&job->status, (int)status);
     log_info("guest %s: %s migration %s", job->guest_name,
              job->direction == JOB_OUTGOING ? "outgoing" : "incoming", status_names[status]);
+    notify_guest(job, status);
     job->hooks.status(job->hooks.opaque, job, status);
 }
 

@@ -5,8 +5,8 @@
  * The thread is the only writer of the job's status and counters.  Others read them, and reach the
  * thread through its mailbox: a request to cancel, to abort (the guest was lost), to go on from
  * pre-switchover, to settle an undecided handover.  Status changes go through job_set_status, which
- * holds them to the transition table and posts the event.  The terminal status is set when all is
- * cleaned up: whoever sees `failed` finds the guest running again.
+ * holds them to the transition table, tells the VMM and posts the event.  The terminal status is
+ * set when all is cleaned up: whoever sees `failed` finds the guest running again.
  *
  * A job lives until its last reference is dropped: the thread has one, the guest's entry another,
  * for query-migrate keeps answering after the end.
@@ -87,7 +87,7 @@ struct job_counters {
 /* What the command that starts a job says of it. */
 struct job_options {
     enum job_disks disks; /* outgoing */
-    bool stay_paused; /* incoming: the guest does not run when it has arrived */
+    bool stay_paused;     /* incoming: the guest does not run when it has arrived */
 };
 
 struct job;

@@ -4,6 +4,7 @@
 
 #include "common/bits.h"
 #include "common/cleanup.h"
+#include "common/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -169,6 +170,15 @@ static bool release(struct guest *g, const struct wait *w, struct error **errp)
     return simple_call(g, WIRE_RELEASE, NULL, w, errp);
 }
 
+/* A VMM that is gone needs no news; of one that does not read somebody should know. */
+static void notify(struct guest *g, enum guest_migration status, bool outgoing)
+{
+    struct wire_notify body = {.status = status, .outgoing = outgoing};
+    if (wire_send(agent_of(g)->sock, WIRE_NOTIFY, 0, &body, -1) == -EAGAIN) {
+        log_warning("guest %s: its VMM takes no news of the migration", g->name);
+    }
+}
+
 const struct guest_ops agent_ops = {
     .driver = "agent",
     .log_start = log_start,
@@ -185,5 +195,6 @@ const struct guest_ops agent_ops = {
     .give_away = give_away,
     .take_back = take_back,
     .release = release,
+    .notify = notify,
     .free = agent_free,
 };

@@ -34,6 +34,18 @@ enum guest_state {
     GUEST_STATES,
 };
 
+/* How a migration goes; the values are libferry's enum ferry_migration_status. */
+enum guest_migration {
+    GUEST_MIGRATION_SETUP = 1,
+    GUEST_MIGRATION_ACTIVE = 2,
+    GUEST_MIGRATION_PRE_SWITCHOVER = 3,
+    GUEST_MIGRATION_DEVICE = 4,
+    GUEST_MIGRATION_COMPLETED = 5,
+    GUEST_MIGRATION_FAILED = 6,
+    GUEST_MIGRATION_CANCELLING = 7,
+    GUEST_MIGRATION_CANCELLED = 8,
+};
+
 struct guest_block {
     char name[GUEST_NAME_SIZE];
     int fd;
@@ -108,6 +120,11 @@ struct guest_ops {
     bool (*take_back)(struct guest *g, const struct wait *w, struct error **errp);
     /* release: the guest runs at its destination for sure. */
     bool (*release)(struct guest *g, const struct wait *w, struct error **errp);
+    /*
+     * notify: tells the VMM how its guest's migration goes.  Never blocks; what the VMM has no room
+     * for is lost.  Also called on the main thread, before the job's has begun.
+     */
+    void (*notify)(struct guest *g, enum guest_migration status, bool outgoing);
     void (*free)(struct guest *g);
 };
 

@@ -62,6 +62,21 @@ enum ferry_guest_state {
 };
 
 /*
+ * Where a migration of the guest is.  Values are only added; one that the library does not know is
+ * not passed on.
+ */
+enum ferry_migration_status {
+    FERRY_MIGRATION_SETUP = 1,          /* the ferryds get to know each other */
+    FERRY_MIGRATION_ACTIVE = 2,         /* RAM is sent, the guest runs at its source */
+    FERRY_MIGRATION_PRE_SWITCHOVER = 3, /* stopped, waits for an operator */
+    FERRY_MIGRATION_DEVICE = 4,         /* stopped, the handover runs */
+    FERRY_MIGRATION_COMPLETED = 5,      /* the guest is at its destination */
+    FERRY_MIGRATION_FAILED = 6,         /* the guest is where it was */
+    FERRY_MIGRATION_CANCELLING = 7,
+    FERRY_MIGRATION_CANCELLED = 8, /* the guest is where it was */
+};
+
+/*
  * Callbacks.  All run on the library's thread, one at a time, and must return: ferryd gives each a
  * deadline (30 s unless said) after which the migration fails, and the library can do nothing else
  * while one runs.  `opaque` is ferry_config.opaque.  None may call ferry_free.
@@ -124,6 +139,13 @@ struct ferry_ops {
      * means that the guest can't leave, and goes on as it was.
      */
     int (*wakeup)(void *opaque);
+    /*
+     * migration (optional): a migration of this guest is at `status` now; outgoing: the guest
+     * leaves, else it comes.  In order with the other callbacks: a migration's end comes behind all
+     * that belongs to it, also behind released.  Nobody waits for it; a VMM that is slow to take
+     * them may miss some, and there are no more when the connection was lost.
+     */
+    void (*migration)(void *opaque, enum ferry_migration_status status, bool outgoing);
 };
 
 struct ferry_config {

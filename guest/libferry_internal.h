@@ -120,6 +120,9 @@ void ferry_wake(struct ferry *f);
 void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
                    struct wire_reply *reply);
 
+/* Passes on how a migration goes. */
+void ferry_notified(struct ferry *f, const struct wire_notify *news);
+
 /* ferryd is gone: logging and throttling off, a guest stopped by a migration back to what it was.
  */
 void ferry_abandon(struct ferry *f);

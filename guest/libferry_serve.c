@@ -356,6 +356,14 @@ void ferry_perform(struct ferry *f, const struct wire_message *msg, int fd,
     reply->state = ferry_guest_state(f);
 }
 
+void ferry_notified(struct ferry *f, const struct wire_notify *news)
+{
+    bool known = news->status >= FERRY_MIGRATION_SETUP && news->status <= FERRY_MIGRATION_CANCELLED;
+    if (known && f->ops.migration) {
+        f->ops.migration(f->opaque, (enum ferry_migration_status)news->status, news->outgoing);
+    }
+}
+
 void ferry_forget_giving_away(struct ferry *f)
 {
     if (ferry_guest_state(f) == FERRY_GUEST_GIVEN_AWAY && !f->released) {

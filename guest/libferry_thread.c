@@ -183,25 +183,36 @@ static int tell_changes(struct ferry *f)
     return err || !shutdown ? err : ferry_send(f, WIRE_SHUTDOWN, 0, NULL, -1);
 }
 
+static enum outcome answer(struct ferry *f, const struct wire_message *msg, int fd)
+{
+    struct wire_reply reply;
+    ferry_perform(f, msg, fd, &reply);
+    if (!ferry_send(f, WIRE_REPLY, msg->head.seq, &reply, -1)) {
+        return GO_ON;
+    }
+    if (msg->head.type == WIRE_GIVE_AWAY) {
+        ferry_forget_giving_away(f);
+    }
+    return LOST;
+}
+
 static enum outcome serve_one(struct ferry *f)
 {
     struct wire_message msg;
-    struct wire_reply reply;
+    enum outcome outcome = GO_ON;
     int fd;
     if (wire_recv(f->sock, &msg, &fd) <= 0) {
         return LOST;
     }
-    ferry_perform(f, &msg, fd, &reply);
+    if (msg.head.type == WIRE_NOTIFY) {
+        ferry_notified(f, &msg.body.notify);
+    } else {
+        outcome = answer(f, &msg, fd);
+    }
     if (fd >= 0) {
         close(fd);
     }
-    if (!ferry_send(f, WIRE_REPLY, msg.head.seq, &reply, -1)) {
-        return GO_ON;
-    }
-    if (msg.head.type == WIRE_GIVE_AWAY) {
-        ferry_forget_giving_away(f);
-    }
-    return LOST;
+    return outcome;
 }
 
 static enum outcome serve_turn(struct ferry *f)

@@ -35,6 +35,7 @@ static const uint16_t body_lengths[] = {
     [WIRE_RELEASE] = 1,
     [WIRE_START] = 1 + sizeof(struct wire_start),
     [WIRE_ANNOUNCE] = 1 + sizeof(struct wire_announce),
+    [WIRE_NOTIFY] = 1 + sizeof(struct wire_notify),
 };
 
 _Static_assert(sizeof(struct wire_message) <= WIRE_MESSAGE_MAX, "a message fits its limit");

@@ -59,6 +59,7 @@ enum wire_type {
     WIRE_RELEASE = 77,
     WIRE_START = 78,
     WIRE_ANNOUNCE = 79,
+    WIRE_NOTIFY = 80,
 };
 
 /* A disk's dirty marks have a bit for so many bytes. */
@@ -158,6 +159,12 @@ struct wire_start {
     struct wire_announce announce; /* once it runs */
 };
 
+/* NOTIFY: how a migration of the guest goes; no request, it has no reply. */
+struct wire_notify {
+    uint32_t status;   /* enum ferry_migration_status */
+    uint32_t outgoing; /* 1: the guest leaves; 0: it comes */
+};
+
 struct wire_reply {
     int32_t status;      /* 0 or a negative errno */
     uint32_t state;      /* the guest's state after the request */
@@ -190,6 +197,7 @@ union wire_body {
     struct wire_give_away give_away;
     struct wire_start start;
     struct wire_announce announce;
+    struct wire_notify notify;
     struct wire_reply reply;
     struct wire_state state;
     struct wire_blocker blocker;

@@ -108,6 +108,26 @@ static int link_wakeup(void *opaque)
     return 0;
 }
 
+static void link_migration(void *opaque, enum ferry_migration_status status, bool outgoing)
+{
+    static const char *const names[] = {
+        [FERRY_MIGRATION_SETUP] = "setup",
+        [FERRY_MIGRATION_ACTIVE] = "active",
+        [FERRY_MIGRATION_PRE_SWITCHOVER] = "pre-switchover",
+        [FERRY_MIGRATION_DEVICE] = "device",
+        [FERRY_MIGRATION_COMPLETED] = "completed",
+        [FERRY_MIGRATION_FAILED] = "failed",
+        [FERRY_MIGRATION_CANCELLING] = "cancelling",
+        [FERRY_MIGRATION_CANCELLED] = "cancelled",
+    };
+    struct vmm *vmm = opaque;
+
+    if (status < sizeof(names) / sizeof(names[0])) {
+        log_message(LOG_INFO, "guest '%s': %s migration %s", vmm->options.name,
+                    outgoing ? "outgoing" : "incoming", names[status]);
+    }
+}
+
 static const struct ferry_ops link_ops = {
     .size = sizeof(struct ferry_ops),
     .stop = link_stop,
@@ -120,6 +140,7 @@ static const struct ferry_ops link_ops = {
     .detached = link_detached,
     .announce = link_announce,
     .wakeup = link_wakeup,
+    .migration = link_migration,
 };
 
 static int add_ram(struct vmm *vmm)

@@ -173,13 +173,20 @@ static bool start(struct guest *g, bool paused, const struct guest_announce *ann
     return true;
 }
 
+static void notify(struct guest *g, enum guest_migration status, bool outgoing)
+{
+    (void)g;
+    (void)status;
+    (void)outgoing;
+}
+
 static void free_guest(struct guest *g)
 {
     (void)g;
 }
 
 static const struct guest_ops guest_ops = {
-    .driver = "fuzz", .load_state = load, .start = start, .free = free_guest};
+    .driver = "fuzz", .load_state = load, .start = start, .notify = notify, .free = free_guest};
 
 /* An overlay, which ends in the middle of a piece of its file, over a base of zeroes. */
 static void add_disk(struct guest *g)

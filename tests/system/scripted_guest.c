@@ -323,6 +323,23 @@ static int on_wakeup(void *opaque)
     return obey(opaque, CALLBACK_WAKEUP);
 }
 
+static void on_migration(void *opaque, enum ferry_migration_status status, bool outgoing)
+{
+    static const char *const names[] = {
+        [FERRY_MIGRATION_SETUP] = "setup",
+        [FERRY_MIGRATION_ACTIVE] = "active",
+        [FERRY_MIGRATION_PRE_SWITCHOVER] = "pre-switchover",
+        [FERRY_MIGRATION_DEVICE] = "device",
+        [FERRY_MIGRATION_COMPLETED] = "completed",
+        [FERRY_MIGRATION_FAILED] = "failed",
+        [FERRY_MIGRATION_CANCELLING] = "cancelling",
+        [FERRY_MIGRATION_CANCELLED] = "cancelled",
+    };
+
+    (void)opaque;
+    say("event migration %s %s", names[status], outgoing ? "outgoing" : "incoming");
+}
+
 static const struct ferry_ops ops = {
     .size = sizeof(struct ferry_ops),
     .stop = on_stop,
@@ -335,6 +352,7 @@ static const struct ferry_ops ops = {
     .detached = on_detached,
     .announce = on_announce,
     .wakeup = on_wakeup,
+    .migration = on_migration,
 };
 
 /* Its life. */

@@ -4,6 +4,8 @@
 #include "tests/unit/agent_stage.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -225,6 +227,46 @@ START_TEST(start_in_doubt)
 }
 END_TEST
 
+START_TEST(notify)
+{
+    struct stage s;
+    agent_stage_attach(&s);
+    s.g->ops->notify(s.g, GUEST_MIGRATION_DEVICE, true);
+    struct wire_message m = vmm_receive(&s, WIRE_NOTIFY, NULL);
+    ck_assert_uint_eq(m.head.seq, 0);
+    ck_assert_uint_eq(m.body.notify.status, 4);
+    ck_assert_uint_eq(m.body.notify.outgoing, 1);
+    s.g->ops->notify(s.g, GUEST_MIGRATION_FAILED, false);
+    m = vmm_receive(&s, WIRE_NOTIFY, NULL);
+    ck_assert_uint_eq(m.body.notify.status, 6);
+    ck_assert_uint_eq(m.body.notify.outgoing, 0);
+    fd_close(&s.vmm);
+    s.g->ops->notify(s.g, GUEST_MIGRATION_FAILED, false);
+    agent_stage_close(&s);
+}
+END_TEST
+
+/* Nobody waits for a VMM that does not read. */
+START_TEST(notify_full_socket)
+{
+    struct stage s;
+    unsigned came = 0;
+    struct pollfd p = {.events = POLLIN};
+    agent_stage_attach(&s);
+    ck_assert_ptr_nonnull(freopen("/dev/null", "w", stderr)); /* each that is dropped is logged */
+    for (int i = 0; i < 10000; i++) {
+        s.g->ops->notify(s.g, GUEST_MIGRATION_ACTIVE, true);
+    }
+    p.fd = s.vmm;
+    while (poll(&p, 1, 0) > 0) {
+        vmm_receive(&s, WIRE_NOTIFY, NULL);
+        came++;
+    }
+    ck_assert(came > 0 && came < 10000);
+    agent_stage_close(&s);
+}
+END_TEST
+
 /* A VMM that does not read is waited for as long as the job may. */
 START_TEST(job_full_socket)
 {
@@ -257,6 +299,8 @@ int main(void)
     unit_add(suite, "guest/agent/call/cancelled", cancelled);
     unit_add(suite, "guest/agent/call/lost", lost);
     unit_add(suite, "guest/agent/call/start-in-doubt", start_in_doubt);
+    unit_add(suite, "guest/agent/call/notify", notify);
+    unit_add(suite, "guest/agent/call/notify-full-socket", notify_full_socket);
     unit_add(suite, "guest/agent/call/full-socket", job_full_socket);
     return unit_run(suite);
 }

@@ -17,6 +17,8 @@ struct stage {
     struct params *params;
     enum job_status told[16];
     unsigned tellings;
+    enum guest_migration notified; /* the VMM, at last */
+    unsigned notifications;
     _Atomic unsigned finished;
 };
 
@@ -26,7 +28,16 @@ static void free_guest(struct guest *g)
     s->frees++;
 }
 
-static const struct guest_ops guest_ops = {.driver = "unit", .free = free_guest};
+static void notify_guest(struct guest *g, enum guest_migration status, bool outgoing)
+{
+    struct stage *s = (struct stage *)((char *)g - offsetof(struct stage, guest));
+    ck_assert(outgoing);
+    s->notified = status;
+    s->notifications++;
+}
+
+static const struct guest_ops guest_ops = {
+    .driver = "unit", .notify = notify_guest, .free = free_guest};
 
 static void note_status(void *opaque, struct job *job, enum job_status status)
 {
@@ -100,10 +111,12 @@ START_TEST(transitions)
     for (int from = 0; from < JOB_STATUS_COUNT; from++) {
         for (int to = 0; to < JOB_STATUS_COUNT; to++) {
             atomic_store(&s.job->status, from);
-            s.tellings = 0;
+            s.tellings = s.notifications = 0;
             job_set_status(s.job, (enum job_status)to);
             ck_assert_int_eq(job_get_status(s.job), legal[from][to] ? to : from);
             ck_assert_uint_eq(s.tellings, legal[from][to]);
+            ck_assert_uint_eq(s.notifications, legal[from][to]);
+            ck_assert(!legal[from][to] || (int)s.notified == to); /* they are numbered alike */
         }
     }
     stage_close(&s);

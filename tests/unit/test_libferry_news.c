@@ -4,6 +4,7 @@
 #include "tests/unit/libferry_stage.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 static void expect_state(struct stage *s, enum ferry_guest_state state)
 {
@@ -68,6 +69,54 @@ START_TEST(told_after_the_loss)
 }
 END_TEST
 
+static void on_migration(void *opaque, enum ferry_migration_status status, bool outgoing)
+{
+    char call[32];
+    snprintf(call, sizeof(call), "%d%s", status, outgoing ? ">" : "<");
+    vmm_called(opaque, call);
+}
+
+static void notify(struct stage *s, uint32_t status, uint32_t outgoing)
+{
+    struct wire_notify body = {.status = status, .outgoing = outgoing};
+    ck_assert_int_eq(wire_send(s->d.sock, WIRE_NOTIFY, 0, &body, -1), 0);
+}
+
+/* In order with requests, without replies; what a later ferryd says is not passed on. */
+START_TEST(notified)
+{
+    struct stage s;
+    struct ferry_ops ops = all_ops;
+    ops.migration = on_migration;
+    lib_stage_make(&s, false, &ops);
+    ck_assert_int_eq(ferry_start(s.f), 0);
+    take_introduction(&s.d, s.fds);
+    welcome(&s.d);
+    notify(&s, FERRY_MIGRATION_SETUP, 1);
+    notify(&s, FERRY_MIGRATION_ACTIVE, 0);
+    expect_done(&s.d, WIRE_STOP, &migration_stop, -1, FERRY_GUEST_STOPPED);
+    notify(&s, 0, 1);
+    notify(&s, FERRY_MIGRATION_CANCELLED + 1, 1);
+    notify(&s, UINT32_MAX, 1);
+    notify(&s, FERRY_MIGRATION_CANCELLED, 1);
+    expect_done(&s.d, WIRE_RESUME, &migration_resume, -1, FERRY_GUEST_RUNNING);
+    expect_calls(&s.v, "1> 2< stop 8> resume");
+    lib_stage_close(&s);
+}
+END_TEST
+
+/* A VMM that does not want to know. */
+START_TEST(notified_in_vain)
+{
+    struct stage s;
+    lib_stage_open(&s, false);
+    notify(&s, FERRY_MIGRATION_FAILED, 1);
+    expect_done(&s.d, WIRE_LOG_STOP, NULL, -1, FERRY_GUEST_RUNNING);
+    expect_calls(&s.v, "");
+    lib_stage_close(&s);
+}
+END_TEST
+
 START_TEST(guest_shutdown)
 {
     struct stage s;
@@ -85,6 +134,8 @@ int main(void)
     unit_add(suite, "guest/libferry/news/paused-and-running", paused_and_running);
     unit_add(suite, "guest/libferry/news/not-the-vmms-to-run", not_the_vmms_to_run);
     unit_add(suite, "guest/libferry/news/told-after-the-loss", told_after_the_loss);
+    unit_add(suite, "guest/libferry/news/notified", notified);
+    unit_add(suite, "guest/libferry/news/notified-in-vain", notified_in_vain);
     unit_add(suite, "guest/libferry/news/shutdown", guest_shutdown);
     return unit_run(suite);
 }

@@ -24,6 +24,13 @@ static void free_guest(struct guest *g)
     (void)g;
 }
 
+static void ignore_news(struct guest *g, enum guest_migration status, bool outgoing)
+{
+    (void)g;
+    (void)status;
+    (void)outgoing;
+}
+
 static void note_status(void *opaque, struct job *job, enum job_status status)
 {
     (void)opaque;
@@ -33,7 +40,7 @@ static void note_status(void *opaque, struct job *job, enum job_status status)
 
 static void stage_open(struct stage *s)
 {
-    static const struct guest_ops ops = {.free = free_guest};
+    static const struct guest_ops ops = {.free = free_guest, .notify = ignore_news};
     static const bool capabilities[CAPABILITY_COUNT];
     struct job_hooks hooks = {.status = note_status};
     struct channel *ends[2];

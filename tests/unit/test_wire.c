@@ -41,7 +41,8 @@ static const struct {
     {WIRE_LOG_START, 0}, {WIRE_LOG_SYNC, 0},   {WIRE_LOG_CLEAR, 24}, {WIRE_LOG_STOP, 0},
     {WIRE_STOP, 4},      {WIRE_RESUME, 4},     {WIRE_SAVE, 0},       {WIRE_LOAD, 0},
     {WIRE_THROTTLE, 4},  {WIRE_GIVE_AWAY, 16}, {WIRE_TAKE_BACK, 0},  {WIRE_RELEASE, 0},
-    {WIRE_START, 20},    {WIRE_ANNOUNCE, 16},  {WIRE_BLOCKER, 272},  {WIRE_DISK, 88},
+    {WIRE_START, 20},    {WIRE_ANNOUNCE, 16},  {WIRE_NOTIFY, 8},     {WIRE_BLOCKER, 272},
+    {WIRE_DISK, 88},
 };
 
 #define NBODIES (sizeof(bodies) / sizeof(bodies[0]))
