@@ -4,7 +4,6 @@
 #include "common/clock.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
 static void set_cancelled(struct error **errp)
@@ -32,27 +31,33 @@ static int poll_until(struct pollfd *fds, nfds_t count, uint64_t deadline_ns)
     }
 }
 
-bool wait_fd(int fd, short events, const struct wait *w, struct error **errp)
+int wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
+             struct error **errp)
 {
-    struct pollfd fds[2] = {
-        {.fd = w->cancel_fd, .events = POLLIN},
-        {.fd = fd, .events = events},
-    };
-    uint64_t deadline = w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
-    int n = poll_until(fds, 2, deadline);
+    struct pollfd all[WAIT_ANY_MAX + 1] = {{.fd = w->cancel_fd, .events = POLLIN}};
+    memcpy(all + 1, fds, count * sizeof(*fds));
+    int n = poll_until(all, count + 1, deadline_ns);
     if (n < 0) {
         error_set(errp, "system-error", "poll: %s", strerror(errno));
-        return false;
+        return -1;
     }
-    if (fds[0].revents) {
+    if (all[0].revents) {
         set_cancelled(errp);
-        return false;
+        return -1;
     }
+    memcpy(fds, all + 1, count * sizeof(*fds));
+    return n > 0;
+}
+
+bool wait_fd(int fd, short events, const struct wait *w, struct error **errp)
+{
+    struct pollfd one = {.fd = fd, .events = events};
+    uint64_t deadline = w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    int n = wait_any(&one, 1, deadline, w, errp);
     if (n == 0) {
         error_set(errp, "timeout", "No answer from %s within %d ms", w->what, w->timeout_ms);
-        return false;
     }
-    return true;
+    return n > 0;
 }
 
 bool wait_ns(uint64_t ns, const struct wait *w, struct error **errp)

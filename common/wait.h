@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,6 +23,17 @@ struct wait {
 
 /* True when `events` (of poll) or an error or hang-up showed on fd. */
 bool wait_fd(int fd, short events, const struct wait *w, struct error **errp);
+
+/* What wait_any takes at most. */
+#define WAIT_ANY_MAX 4u
+
+/*
+ * Waits for any of `count` descriptors until `deadline_ns` (CLOCK_MONOTONIC; 0: for ever), not for
+ * w->timeout_ms: 1 when something showed (in revents), 0 at the deadline, -1 with the error
+ * "cancelled".
+ */
+int wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
+             struct error **errp);
 
 /* Sleeps for `ns`; false only with the error "cancelled". */
 bool wait_ns(uint64_t ns, const struct wait *w, struct error **errp);

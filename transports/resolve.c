@@ -13,6 +13,37 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+static bool port_is_good(const char *port)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = strtoul(port, &end, 10);
+    return port[0] >= '0' && port[0] <= '9' && !*end && !errno && n <= 65535;
+}
+
+bool host_port_split(const char *text, char **host, char **port)
+{
+    const char *colon = strrchr(text, ':');
+    *host = *port = NULL;
+    if (!colon || !port_is_good(colon + 1)) {
+        return false;
+    }
+    const char *from = text;
+    size_t n = (size_t)(colon - text);
+    if (n >= 2 && text[0] == '[' && colon[-1] == ']') {
+        from++;
+        n -= 2;
+    } else if (memchr(text, ':', n)) {
+        return false; /* an IPv6 address without brackets */
+    }
+    *host = n ? strndup(from, n) : NULL;
+    *port = strdup(colon + 1);
+    if (!*port || (n && !*host)) {
+        abort();
+    }
+    return true;
+}
+
 /* Shared by the job's thread and the resolver's; the last to let go frees it. */
 struct lookup {
     _Atomic int users;

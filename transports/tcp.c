@@ -29,33 +29,6 @@ static void tcp_free(struct endpoint *endpoint)
     free(e);
 }
 
-static bool port_is_good(const char *port)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(port, &end, 10);
-    return port[0] >= '0' && port[0] <= '9' && !*end && !errno && n <= 65535;
-}
-
-/* Splits HOST:PORT or [HOST]:PORT; host and port are left NULL where it is neither. */
-static void split(const char *rest, struct tcp_endpoint *e)
-{
-    const char *colon = strrchr(rest, ':');
-    if (!colon || !port_is_good(colon + 1)) {
-        return;
-    }
-    const char *from = rest;
-    size_t n = (size_t)(colon - rest);
-    if (n >= 2 && rest[0] == '[' && colon[-1] == ']') {
-        from++;
-        n -= 2;
-    } else if (memchr(rest, ':', n)) {
-        return; /* an IPv6 address without brackets */
-    }
-    e->host = n ? strndup(from, n) : NULL;
-    e->port = strdup(colon + 1);
-}
-
 static struct endpoint *tcp_parse(const char *rest, const struct fd_finder *fds,
                                   struct error **errp)
 {
@@ -65,8 +38,7 @@ static struct endpoint *tcp_parse(const char *rest, const struct fd_finder *fds,
         abort();
     }
     e->endpoint.ops = &transport_tcp;
-    split(rest, e);
-    if (!e->port) {
+    if (!host_port_split(rest, &e->host, &e->port)) {
         error_set(errp, "uri-invalid",
                   "'%s' is not tcp:HOST:PORT (an IPv6 address goes in brackets, a port is 0 to "
                   "65535)",
