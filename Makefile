@@ -2,6 +2,7 @@
 # make            the programs, in build/
 # make demo       a live migration, on this machine
 # make check      all tests; check-asan and check-tsan run them under sanitizers
+# make check-rdma the RDMA tests, over soft-RoCE in a virtual machine
 # make bench      speed, as ratios of pairs measured in one run
 # make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
 # make lint       layers, clang-tidy, cppcheck, the generated files
@@ -32,7 +33,7 @@ $(error what is needed to build is missing: see above)
 endif
 endif
 
-PKGS := jansson libevent_core libevent_pthreads libxxhash
+PKGS := jansson libevent_core libevent_pthreads libxxhash libibverbs librdmacm
 
 CFLAGS  ?= -O2 -g
 OBJCOPY ?= objcopy
@@ -116,7 +117,7 @@ include tests/unit/unit.mk tests/bench/bench.mk
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
 
-.PHONY: all deps demo check check-run check-asan check-tsan bench soak lint layers tidy cppcheck \
+.PHONY: all deps demo check check-run check-asan check-tsan check-rdma bench soak lint layers tidy cppcheck \
 	generated fuzz install uninstall clean
 
 all: $(PROGRAMS) guests
@@ -137,6 +138,9 @@ check-asan:
 # KVM guests are left out: a thread sanitizer can't see what a vCPU writes.
 check-tsan:
 	$(MAKE) BUILD=build/tsan SANITIZE=thread check-run SUITES="unit scripted"
+
+check-rdma: all $(BUILD)/tests/scripted-vmm
+	tests/rdma/run --build $(BUILD)
 
 check-run: all $(TEST_PROGRAMS)
 	tests/run --build $(BUILD) $(SUITES)
@@ -196,4 +200,4 @@ uninstall:
 clean:
 	rm -rf build
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)

@@ -9,8 +9,10 @@
 
 /* ---- checks: all of a request is checked before any of it is applied ---- */
 
-static bool check_cache_size(const struct entry *e, json_int_t value, struct error **errp)
+static bool check_cache_size(const struct entry *e, enum param p, json_int_t value,
+                             struct error **errp)
 {
+    (void)p;
     if (value < (json_int_t)RAM_PAGE_SIZE) {
         error_set(errp, "parameter-range",
                   "Parameter 'cache size' is %" JSON_INTEGER_FORMAT
@@ -33,10 +35,34 @@ static uint64_t power_of_two_below(uint64_t value)
     return 1ULL << (63 - __builtin_clzll(value));
 }
 
+static bool check_chunk_size(const struct entry *e, enum param p, json_int_t value,
+                             struct error **errp)
+{
+    const char *name = param_infos[p].name;
+    (void)e;
+    if (!command_check_range(name, p, value, errp)) {
+        return false;
+    }
+    if (value & (value - 1)) {
+        error_set(errp, "parameter-range",
+                  "Parameter '%s' is %" JSON_INTEGER_FORMAT "; it must be a power of two", name,
+                  value);
+        return false;
+    }
+    return true;
+}
+
+/* Parameters for which a range is not enough. */
+static bool (*const checks[PARAM_COUNT])(const struct entry *e, enum param p, json_int_t value,
+                                         struct error **errp) = {
+    [PARAM_XBZRLE_CACHE_SIZE] = check_cache_size,
+    [PARAM_RDMA_CHUNK_SIZE] = check_chunk_size,
+};
+
 static bool check_param(const struct entry *e, enum param p, json_int_t value, struct error **errp)
 {
-    return p == PARAM_XBZRLE_CACHE_SIZE ? check_cache_size(e, value, errp)
-                                        : command_check_range(param_infos[p].name, p, value, errp);
+    return checks[p] ? checks[p](e, p, value, errp)
+                     : command_check_range(param_infos[p].name, p, value, errp);
 }
 
 /* What holds between two parameters; `given` are those about to be set, the others stay. */

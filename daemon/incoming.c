@@ -70,7 +70,9 @@ static bool introduce(struct incoming *in, struct error **errp)
     log_info("guest %s: the source's guest is '%s'", in->job->guest_name, in->peer.name);
     return incoming_disks_open(in, errp) &&
            (!in->peer.two_way || handshake_accept(&in->stream, errp)) &&
-           ram_wipe(in->ram, &w, errp);
+           ram_wipe(in->ram, &w, errp) &&
+           stream_share(&in->stream, in->ram, true, in->peer.capabilities[CAPABILITY_RDMA_PIN_ALL],
+                        0, errp);
 }
 
 /* ---- records ---- */
@@ -116,6 +118,15 @@ static bool on_delta(struct incoming *in, struct record *rec, struct error **err
         return out_of_place(rec, errp);
     }
     return ram_load_delta(in->ram, rec, &in->job->counters.load, errp);
+}
+
+static bool on_placed(struct incoming *in, struct record *rec, struct error **errp)
+{
+    struct job_counters *c = &in->job->counters;
+    uint64_t before = atomic_load(&c->load.placed);
+    bool ok = ram_load_placed(in->ram, rec, &c->load, errp);
+    atomic_fetch_add(&c->transferred, atomic_load(&c->load.placed) - before);
+    return ok;
 }
 
 static bool on_stopped(struct incoming *in, struct record *rec, struct error **errp)
@@ -237,6 +248,7 @@ static record_handler *const handlers[] = {
     [RECORD_RAM_PAGES] = on_pages,
     [RECORD_RAM_ZERO] = on_zero,
     [RECORD_RAM_DELTA] = on_delta,
+    [RECORD_RAM_PLACED] = on_placed,
     [RECORD_STOPPED] = on_stopped,
     [RECORD_STATE] = on_state,
     [RECORD_STATE_END] = on_state_end,
@@ -283,11 +295,23 @@ static bool load_state(struct incoming *in, struct error **errp)
 
 /* ---- the whole ---- */
 
+/*
+ * From END on the source can't write to RAM any more.  What the device has allocated besides is
+ * freed, except where it was asked for as a whole.
+ */
+static bool unshare_ram(struct incoming *in, struct error **errp)
+{
+    struct wait w = job_peer_wait(in->job);
+    bool sparse = in->ram->placing && !in->peer.capabilities[CAPABILITY_RDMA_PIN_ALL];
+    channel_unshare(in->stream.channel);
+    return !sparse || ram_load_trim(in->ram, &w, errp);
+}
+
 static bool receive(struct incoming *in, struct error **errp)
 {
     return job_map_ram(in->job, in->ram, errp) && start_listening(in, errp) &&
-           introduce(in, errp) && take_records(in, errp) && load_state(in, errp) &&
-           handover_destination(in, errp);
+           introduce(in, errp) && take_records(in, errp) && unshare_ram(in, errp) &&
+           load_state(in, errp) && handover_destination(in, errp);
 }
 
 static bool init(struct incoming *in, struct job *job, struct error **errp)
@@ -312,6 +336,7 @@ static void free_ram(struct incoming *in)
 {
     struct wait w = {.cancel_fd = -1};
     if (!in->in_doubt && job_get_status(in->job) != JOB_CANCELLING) {
+        channel_unshare(in->stream.channel);
         ram_wipe(in->ram, &w, NULL);
     }
 }

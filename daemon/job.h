@@ -73,6 +73,7 @@ struct job_counters {
     struct disk_counters disk;
     _Atomic uint64_t total;          /* bytes of RAM */
     _Atomic uint64_t transferred;    /* bytes on the wire: records, pages, disks */
+    _Atomic uint64_t placed;         /* outgoing: of these, placed at the destination, confirmed */
     _Atomic uint64_t downtime_bytes; /* of these, without disks, while the guest was stopped */
     _Atomic uint64_t rounds;         /* dirty bitmap synchronisations */
     _Atomic uint64_t dirty_rate;     /* pages/s between the last two */

@@ -32,12 +32,24 @@ static bool connect_peer(struct outgoing *o, struct error **errp)
     o->peer_ns = clock_ns() - start;
     stream_open(&o->stream, channel, &patient, &peer);
     o->stream.written = &o->job->counters.transferred;
+    o->stream.placed = &o->job->counters.placed;
     start = clock_ns();
     bool ok = handshake_offer(o->job, &o->stream, o->ram, o->disks.disks, errp);
     if (!o->disks.disks) { /* an answer that waits for disks tells nothing of the link */
         o->peer_ns = clock_ns() - start;
     }
     return ok;
+}
+
+static bool share_ram(struct outgoing *o, struct error **errp)
+{
+    const struct job *job = o->job;
+    if (stream_share(&o->stream, o->ram, false, job->capabilities[CAPABILITY_RDMA_PIN_ALL],
+                     param_get(job->params, PARAM_RDMA_CHUNK_SIZE), errp)) {
+        return true;
+    }
+    stream_prefer_peers_word(&o->stream, errp);
+    return false;
 }
 
 static bool start_logging(struct outgoing *o, struct error **errp)
@@ -298,7 +310,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
 {
     if (!job_map_ram(o->job, o->ram, errp) || !outgoing_disks_open(o, errp) ||
         !xbzrle_open(&o->xbzrle, o->job, o->ram, errp) || !connect_peer(o, errp) ||
-        !start_logging(o, errp)) {
+        !share_ram(o, errp) || !start_logging(o, errp)) {
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
@@ -309,7 +321,8 @@ static bool migrate(struct outgoing *o, struct error **errp)
         .pacer = pace_pacer(&o->pace),
         .sink = o->stream.sink,
         .counters = &o->job->counters.ram,
-        .delta = o->xbzrle.delta,
+        /* Where pages are placed nothing is sent of them. */
+        .delta = o->stream.sink.place ? NULL : o->xbzrle.delta,
     };
     outgoing_disks_begin(o);
     job_set_status(o->job, JOB_ACTIVE);

@@ -19,12 +19,14 @@ const struct param_info param_infos[PARAM_COUNT] = {
     [PARAM_ANNOUNCE_MAX] = {"announce-max", 550, 0, 100000},
     [PARAM_ANNOUNCE_ROUNDS] = {"announce-rounds", 5, 0, 1000},
     [PARAM_ANNOUNCE_STEP] = {"announce-step", 100, 1, 10000},
+    [PARAM_RDMA_CHUNK_SIZE] = {"rdma-chunk-size", 1 << 20, 64 << 10, 1 << 30},
 };
 
 const struct capability_info capability_infos[CAPABILITY_COUNT] = {
     [CAPABILITY_AUTO_CONVERGE] = {"auto-converge", false},
     [CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = {"pause-before-switchover", false},
     [CAPABILITY_VERIFY] = {"verify", true},
+    [CAPABILITY_RDMA_PIN_ALL] = {"rdma-pin-all", true},
     [CAPABILITY_XBZRLE] = {"xbzrle", true},
     [CAPABILITY_ZERO_BLOCKS] = {"zero-blocks", true},
 };

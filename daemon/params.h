@@ -26,7 +26,8 @@ enum param {
     PARAM_ANNOUNCE_INITIAL, /* ms; these four: struct guest_announce */
     PARAM_ANNOUNCE_MAX,     /* ms */
     PARAM_ANNOUNCE_ROUNDS,
-    PARAM_ANNOUNCE_STEP, /* ms */
+    PARAM_ANNOUNCE_STEP,   /* ms */
+    PARAM_RDMA_CHUNK_SIZE, /* bytes registered together, a power of two */
     PARAM_COUNT,
 };
 
@@ -64,6 +65,7 @@ enum capability {
     CAPABILITY_AUTO_CONVERGE,
     CAPABILITY_PAUSE_BEFORE_SWITCHOVER,
     CAPABILITY_VERIFY,
+    CAPABILITY_RDMA_PIN_ALL,
     CAPABILITY_XBZRLE,
     CAPABILITY_ZERO_BLOCKS,
     CAPABILITY_COUNT,

@@ -61,6 +61,10 @@ static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status s
     set_int(ram, "pages-per-second", (uint64_t)job_load_double(&c->pages_per_second_bits));
     set_int(ram, "precopy-bytes", transferred - in_downtime);
     set_int(ram, "downtime-bytes", in_downtime);
+    uint64_t placed = atomic_load(outgoing ? &c->placed : &c->load.placed);
+    if (placed) {
+        set_int(ram, "placed-bytes", placed);
+    }
     return ram;
 }
 

@@ -8,6 +8,23 @@
 /* How long an end that gives up waits for the peer to take note; it holds nothing else up. */
 #define FAREWELL_MS 300
 
+/* What was placed is confirmed as the channel works on other things. */
+static void publish_placed(const struct stream *s)
+{
+    if (s->placed) {
+        atomic_store_explicit(s->placed, s->channel->placed, memory_order_relaxed);
+    }
+}
+
+static void count_sent(struct stream *s, uint64_t bytes)
+{
+    s->sent += bytes;
+    if (s->written) {
+        atomic_fetch_add_explicit(s->written, bytes, memory_order_relaxed);
+    }
+    publish_placed(s);
+}
+
 static bool sink_write(void *opaque, struct iovec *iov, int iovcnt, struct error **errp)
 {
     struct stream *s = opaque;
@@ -21,10 +38,22 @@ static bool sink_write(void *opaque, struct iovec *iov, int iovcnt, struct error
     uint64_t start = clock_ns();
     bool ok = channel_write(s->channel, iov, iovcnt, &s->write_wait, errp);
     s->send_ns += clock_ns() - start;
-    s->sent += bytes;
-    if (s->written) {
-        atomic_fetch_add_explicit(s->written, bytes, memory_order_relaxed);
+    count_sent(s, bytes);
+    return ok;
+}
+
+static bool sink_place(void *opaque, unsigned block, uint64_t offset, uint64_t length, bool zeroes,
+                       struct error **errp)
+{
+    struct stream *s = opaque;
+    if (wait_cancelled(&s->write_wait, errp)) {
+        return false;
     }
+    uint64_t start = clock_ns();
+    bool ok =
+        s->channel->ops->place(s->channel, block, offset, length, zeroes, &s->write_wait, errp);
+    s->send_ns += clock_ns() - start;
+    count_sent(s, length);
     return ok;
 }
 
@@ -35,6 +64,7 @@ static long source_read(void *opaque, void *buf, size_t room, struct error **err
         return -1;
     }
     ssize_t n = channel_read(s->channel, buf, room, &s->read_wait, errp);
+    publish_placed(s);
     if (n > 0 && s->taken) {
         atomic_fetch_add_explicit(s->taken, (uint64_t)n, memory_order_relaxed);
     }
@@ -87,6 +117,32 @@ bool stream_write_u64(struct stream *s, uint32_t type, uint64_t value, struct er
     uint8_t body[8];
     put_le64(body, value);
     return stream_write(s, type, body, sizeof(body), errp);
+}
+
+bool stream_share(struct stream *s, struct ram *ram, bool offer, bool pin_all, uint64_t chunk,
+                  struct error **errp)
+{
+    struct channel_region regions[RAM_BLOCKS_MAX];
+    if (!s->channel->ops->share) {
+        return true;
+    }
+    for (unsigned i = 0; i < ram->count; i++) {
+        const struct ram_block *b = &ram->blocks[i];
+        regions[i] = (struct channel_region){
+            .name = b->name, .fd = b->fd, .offset = b->offset, .length = b->length};
+    }
+    struct channel_sharing sharing = {.regions = regions,
+                                      .count = ram->count,
+                                      .offer = offer,
+                                      .pin_all = pin_all,
+                                      .chunk = chunk};
+    const struct wait *w = offer ? &s->read_wait : &s->write_wait;
+    if (!s->channel->ops->share(s->channel, &sharing, w, errp)) {
+        return false;
+    }
+    ram->placing = offer;
+    s->sink.place = offer ? NULL : sink_place;
+    return true;
 }
 
 bool stream_readable(struct stream *s)

@@ -5,6 +5,7 @@
 #ifndef FERRY_DAEMON_STREAM_H
 #define FERRY_DAEMON_STREAM_H
 
+#include "ram/block.h"
 #include "ram/records.h"
 #include "transports/channel.h"
 
@@ -21,6 +22,7 @@ struct stream {
     /* Bytes written and read, for others to see; either may be NULL. */
     _Atomic uint64_t *written;
     _Atomic uint64_t *taken;
+    _Atomic uint64_t *placed; /* bytes placed at the peer, confirmed */
 };
 
 /* Takes over `channel`; nothing is counted yet. */
@@ -37,6 +39,13 @@ bool stream_write(struct stream *s, uint32_t type, const void *body, size_t leng
 
 /* A record whose only field is a 64-bit number. */
 bool stream_write_u64(struct stream *s, uint32_t type, uint64_t value, struct error **errp);
+
+/*
+ * Where the channel places memory at the peer: agrees on it with the peer, and lets sink.place do
+ * it.  On other channels does nothing.  `offer`: the destination, whose memory is placed into.
+ */
+bool stream_share(struct stream *s, struct ram *ram, bool offer, bool pin_all, uint64_t chunk,
+                  struct error **errp);
 
 /* Whether a record has come, or the end of the stream; never waits. */
 bool stream_readable(struct stream *s);

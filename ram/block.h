@@ -29,16 +29,18 @@ struct ram_block {
     uint64_t length; /* bytes */
     uint64_t gpa;
     uint64_t pages;
-    uint8_t *map;        /* length bytes */
-    uint64_t *dirty;     /* source: pages still to send */
-    uint64_t *populated; /* destination: pages that hold what was received */
-    bool no_pwrite;      /* hugetlbfs: fill it through the mapping */
+    uint8_t *map;    /* length bytes */
+    uint64_t *dirty; /* source: pages still to send */
+    /* Destination: pages that hold what was received.  Source: pages that were placed, if any. */
+    uint64_t *populated;
+    bool no_pwrite; /* hugetlbfs: fill it through the mapping */
 };
 
 struct ram {
     struct ram_block blocks[RAM_BLOCKS_MAX];
     unsigned count;
     uint64_t bytes; /* of all blocks */
+    bool placing;   /* destination: the source places pages itself (record_sink) */
 };
 
 struct ram *ram_new(void);

@@ -2,6 +2,7 @@
 #include "ram/load.h"
 
 #include "common/bits.h"
+#include "ram/extent.h"
 #include "ram/fault.h"
 #include "ram/xbzrle.h"
 
@@ -111,6 +112,20 @@ static bool punch(const struct ram_block *b, uint64_t first, uint64_t end, struc
     return true;
 }
 
+/* Frees those of [at, end) that hold what was received. */
+static bool free_received(const struct ram_block *b, uint64_t at, uint64_t end, struct error **errp)
+{
+    while ((at = bits_next_set(b->populated, at, end)) < end) {
+        uint64_t stop = bits_next_clear(b->populated, at, end);
+        if (!punch(b, at, stop, errp)) {
+            return false;
+        }
+        bits_clear_range(b->populated, at, stop);
+        at = stop;
+    }
+    return true;
+}
+
 bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
                    struct error **errp)
 {
@@ -123,12 +138,41 @@ bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_co
     uint64_t at = offset >> RAM_PAGE_SHIFT;
     uint64_t end = (offset + length) >> RAM_PAGE_SHIFT;
     atomic_fetch_add_explicit(&counters->duplicate, end - at, memory_order_relaxed);
-    while ((at = bits_next_set(b->populated, at, end)) < end) {
-        uint64_t stop = bits_next_clear(b->populated, at, end);
-        if (!punch(b, at, stop, errp)) {
+    if (ram->placing && bits_next_set(b->populated, at, end) < end) {
+        error_set(errp, "stream-corrupt",
+                  "Zeroes for pages of RAM block '%s' that were placed before", b->name);
+        return false;
+    }
+    return free_received(b, at, end, errp);
+}
+
+bool ram_load_placed(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
+                     struct error **errp)
+{
+    uint64_t offset = get_le64(rec->body + 8);
+    uint64_t length = get_le64(rec->body + 16);
+    struct ram_block *b = find_range(ram, get_le32(rec->body), offset, length, errp);
+    if (!b) {
+        return false;
+    }
+    if (!ram->placing) {
+        error_set(errp, "stream-corrupt", "Pages were placed, and no memory is shared");
+        return false;
+    }
+    bits_set_range(b->populated, offset >> RAM_PAGE_SHIFT, (offset + length) >> RAM_PAGE_SHIFT);
+    atomic_fetch_add_explicit(&counters->normal, length >> RAM_PAGE_SHIFT, memory_order_relaxed);
+    atomic_fetch_add_explicit(&counters->placed, length, memory_order_relaxed);
+    return true;
+}
+
+static bool trim_extent(const struct ram_block *b, uint64_t at, uint64_t end, const struct wait *w,
+                        struct error **errp)
+{
+    while ((at = bits_next_clear(b->populated, at, end)) < end) {
+        uint64_t stop = bits_next_set(b->populated, at, end);
+        if (wait_cancelled(w, errp) || !punch(b, at, stop, errp)) {
             return false;
         }
-        bits_clear_range(b->populated, at, stop);
         at = stop;
     }
     return true;
@@ -168,5 +212,28 @@ bool ram_load_delta(struct ram *ram, const struct record *rec, struct ram_load_c
         return no_memory(b, offset, errp);
     }
     atomic_fetch_add_explicit(&counters->delta, 1, memory_order_relaxed);
+    return true;
+}
+
+static bool trim_block(const struct ram_block *b, const struct wait *w, struct error **errp)
+{
+    struct extent_cursor cursor = {0};
+    uint64_t at = 0, from, stop;
+    while (extent_next(b, &cursor, at, b->pages, &from, &stop)) {
+        if (!trim_extent(b, from, stop, w, errp)) {
+            return false;
+        }
+        at = stop;
+    }
+    return true;
+}
+
+bool ram_load_trim(struct ram *ram, const struct wait *w, struct error **errp)
+{
+    for (unsigned i = 0; i < ram->count; i++) {
+        if (!trim_block(&ram->blocks[i], w, errp)) {
+            return false;
+        }
+    }
     return true;
 }

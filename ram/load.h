@@ -18,6 +18,7 @@ struct ram_load_counters {
     _Atomic uint64_t normal;    /* pages with payload */
     _Atomic uint64_t duplicate; /* pages of zero ranges */
     _Atomic uint64_t delta;     /* pages changed by deltas */
+    _Atomic uint64_t placed;    /* bytes that the source has placed; their pages are normal ones */
 };
 
 /* Each handles one record of its type; the stream's fault is "stream-corrupt". */
@@ -28,5 +29,15 @@ bool ram_load_zero(struct ram *ram, const struct record *rec, struct ram_load_co
 /* The delta is checked whole before the page is touched; a page that does not exist is zeroes. */
 bool ram_load_delta(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
                     struct error **errp);
+
+/*
+ * Pages that the source has put in their place.  Such a page is held by the device: it must not be
+ * freed, or what is placed there later is lost, so that the source places zeroes instead.
+ */
+bool ram_load_placed(struct ram *ram, const struct record *rec, struct ram_load_counters *counters,
+                     struct error **errp);
+
+/* Frees what exists and was not received: a device allocates more than is placed. */
+bool ram_load_trim(struct ram *ram, const struct wait *w, struct error **errp);
 
 #endif

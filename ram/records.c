@@ -35,6 +35,7 @@ static const struct record_rule rules[] = {
     [RECORD_DONE] = {"DONE", 0, 0, false},
     [RECORD_ALIVE] = {"ALIVE", 0, 0, false},
     [RECORD_RAM_DELTA] = {"RAM_DELTA", 16 + 3, 16 + RECORD_DELTA_MAX, false},
+    [RECORD_RAM_PLACED] = {"RAM_PLACED", 24, 24, false},
     [RECORD_DISK] = {"DISK", 40, 256, false},
     [RECORD_DISK_DATA] = {"DISK_DATA", 16, 16 + RECORD_PAYLOAD_MAX, true},
     [RECORD_DISK_ZERO] = {"DISK_ZERO", 24, 24, false},

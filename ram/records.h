@@ -51,11 +51,12 @@ enum record_type {
     RECORD_VERIFY = 11, /* hashes of a run of pages */
     RECORD_END = 12,    /* counts; READY or FAIL is due */
     RECORD_GO = 13,
-    RECORD_ASK = 14,       /* instead of HELLO: what became of a job? */
-    RECORD_DONE = 15,      /* RUNNING was seen: the destination may forget the job */
-    RECORD_ALIVE = 16,     /* nothing to send for now; before ACCEPT from the destination, too */
-    RECORD_RAM_DELTA = 17, /* what has changed in one page, with the capability xbzrle */
-    RECORD_DISK = 19,      /* one disk; in the introduction */
+    RECORD_ASK = 14,        /* instead of HELLO: what became of a job? */
+    RECORD_DONE = 15,       /* RUNNING was seen: the destination may forget the job */
+    RECORD_ALIVE = 16,      /* nothing to send for now; before ACCEPT from the destination, too */
+    RECORD_RAM_DELTA = 17,  /* what has changed in one page, with the capability xbzrle */
+    RECORD_RAM_PLACED = 18, /* pages that were put in their place, not sent in the stream */
+    RECORD_DISK = 19,       /* one disk; in the introduction */
     RECORD_DISK_DATA = 20,
     RECORD_DISK_ZERO = 21,
     RECORD_DISK_END = 22, /* no more of the disks; counts */
@@ -106,6 +107,12 @@ static inline void put_le64(uint8_t *p, uint64_t v)
 /* Where a stream goes; `write` takes everything or fails.  Called on the job's thread. */
 struct record_sink {
     bool (*write)(void *opaque, struct iovec *iov, int iovcnt, struct error **errp);
+    /*
+     * Where the channel places memory at the peer: [offset, offset + length) of a RAM block, or as
+     * many zeroes, is there when the peer reads what is written next.  NULL: it can't.
+     */
+    bool (*place)(void *opaque, unsigned block, uint64_t offset, uint64_t length, bool zeroes,
+                  struct error **errp);
     void *opaque;
 };
 

@@ -19,7 +19,7 @@
 /* Records per writev: two iovecs each, IOV_MAX (1024) in all. */
 #define BATCH_RECORDS   512u
 #define BATCH_IOVECS    (2 * BATCH_RECORDS)
-#define BATCH_HEAD_SIZE 40u /* of a RAM_ZERO record, the larger of the two */
+#define BATCH_HEAD_SIZE 40u /* of RAM_ZERO and RAM_PLACED records, the largest */
 
 /* From this many pages on a run that the tracker reports is asked for holes before it is read. */
 #define HOLE_CHECK_PAGES 8u
@@ -126,6 +126,21 @@ static void batch_iov(struct batch *b, void *base, size_t length)
 
 /* ---- records ---- */
 
+/* A record that names [first, end) and holds no payload; the batch has room for it. */
+static void put_range(struct sweep *s, uint32_t type, uint64_t first, uint64_t end)
+{
+    struct batch *b = &s->batch;
+    uint8_t *head = b->heads[b->records++];
+    uint8_t *fixed = head + RECORD_HEAD_SIZE;
+    put_le32(fixed, s->index);
+    put_le32(fixed + 4, 0);
+    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
+    put_le64(fixed + 16, (end - first) << RAM_PAGE_SHIFT);
+    b->run = NULL;
+    record_head(head, type, 24, fixed, 24);
+    batch_iov(b, head, RECORD_HEAD_SIZE + 24);
+}
+
 static bool flush_zero(struct sweep *s, struct error **errp)
 {
     if (s->zero_from == s->zero_end) {
@@ -134,21 +149,12 @@ static bool flush_zero(struct sweep *s, struct error **errp)
     if (!batch_reserve(s, errp)) {
         return false;
     }
-    struct batch *b = &s->batch;
-    uint8_t *head = b->heads[b->records++];
-    uint8_t *fixed = head + RECORD_HEAD_SIZE;
-    put_le32(fixed, s->index);
-    put_le32(fixed + 4, 0);
-    put_le64(fixed + 8, s->zero_from << RAM_PAGE_SHIFT);
-    put_le64(fixed + 16, (s->zero_end - s->zero_from) << RAM_PAGE_SHIFT);
-    b->run = NULL;
-    record_head(head, RECORD_RAM_ZERO, 24, fixed, 24);
-    batch_iov(b, head, RECORD_HEAD_SIZE + 24);
+    put_range(s, RECORD_RAM_ZERO, s->zero_from, s->zero_end);
     s->zero_from = s->zero_end = 0;
     return true;
 }
 
-static bool put_zero(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+static bool put_zero_range(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
     if (s->zero_end != first || s->zero_from == s->zero_end) {
         if (!flush_zero(s, errp)) {
@@ -193,8 +199,66 @@ static uint64_t put_some_pages(struct sweep *s, uint64_t first, uint64_t end, st
     return pages;
 }
 
+/* The same for pages that the sink places; their record follows in the stream. */
+static uint64_t place_some_pages(struct sweep *s, uint64_t first, uint64_t end, bool zeroes,
+                                 struct error **errp)
+{
+    const struct record_sink *sink = &s->saver->sink;
+    if (!batch_reserve(s, errp)) {
+        return 0;
+    }
+    struct batch *b = &s->batch;
+    uint64_t room = (b->limit - b->payload) >> RAM_PAGE_SHIFT;
+    uint64_t pages = end - first < room ? end - first : room;
+    if (!sink->place(sink->opaque, s->index, first << RAM_PAGE_SHIFT, pages << RAM_PAGE_SHIFT,
+                     zeroes, errp)) {
+        return 0;
+    }
+    bits_set_range(s->block->populated, first, first + pages);
+    put_range(s, RECORD_RAM_PLACED, first, first + pages);
+    b->payload += (size_t)pages << RAM_PAGE_SHIFT;
+    count_done(s, &s->saver->counters->normal, pages);
+    return pages;
+}
+
+static bool place_pages(struct sweep *s, uint64_t first, uint64_t end, bool zeroes,
+                        struct error **errp)
+{
+    while (first < end) {
+        uint64_t taken = place_some_pages(s, first, end, zeroes, errp);
+        if (!taken) {
+            return false;
+        }
+        first += taken;
+    }
+    return true;
+}
+
+/* Zeroes over a page that was placed are placed as well. */
+static bool put_zero(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    if (!s->saver->sink.place) {
+        return put_zero_range(s, first, end, errp);
+    }
+    const uint64_t *placed = s->block->populated;
+    while (first < end) {
+        bool again = bits_test(placed, first);
+        uint64_t stop =
+            again ? bits_next_clear(placed, first, end) : bits_next_set(placed, first, end);
+        if (!(again ? place_pages(s, first, stop, true, errp)
+                    : put_zero_range(s, first, stop, errp))) {
+            return false;
+        }
+        first = stop;
+    }
+    return true;
+}
+
 static bool put_pages(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
+    if (s->saver->sink.place) {
+        return place_pages(s, first, end, false, errp);
+    }
     if (!flush_zero(s, errp)) {
         return false;
     }

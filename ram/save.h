@@ -7,7 +7,9 @@
  * see is always reported again.  Within a chunk pages are looked at in units: which of them are
  * zero, then runs of equal kind become records.  Payload is not copied by us: the kernel takes it
  * from the mapping in the same writev that carries the heads.  With deltas (delta.h) pages that
- * were sent before go as what has changed in them.
+ * were sent before go as what has changed in them.  Where the sink places pages at the peer itself,
+ * only the heads go into the stream; a page that was placed stays so, and is zeroed by placing
+ * zeroes.
  *
  * Everything runs on the job's thread; only the counters are read by others.
  */
@@ -35,7 +37,7 @@ struct ram_tracker {
 
 /* Written by the job's thread, read by any. */
 struct ram_counters {
-    _Atomic uint64_t normal;    /* pages sent with payload */
+    _Atomic uint64_t normal;    /* pages sent with payload, or placed */
     _Atomic uint64_t duplicate; /* zero pages sent as ranges */
     /* Pages that need not be sent: they do not exist at the source, or are at the destination. */
     _Atomic uint64_t skipped;

@@ -14,10 +14,29 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
 struct channel;
+
+/* A range of shared memory, the same on both sides: the n-th here is the n-th there. */
+struct channel_region {
+    const char *name; /* for error texts */
+    int fd;
+    uint64_t offset; /* in the file, bytes; page-aligned, as is the length */
+    uint64_t length;
+};
+
+/* What both ends agree to share for direct placement. */
+struct channel_sharing {
+    const struct channel_region *regions;
+    unsigned count;
+    bool offer;   /* this end's memory is placed into; false: this end places */
+    bool pin_all; /* all of it is made ready at once; the same on both sides */
+    uint64_t
+        chunk; /* bytes made ready together otherwise, a power of two; the placing end's word */
+};
 
 struct channel_ops {
     /*
@@ -39,11 +58,31 @@ struct channel_ops {
     /* end_writing: the peer reads the end of the stream; reading goes on. */
     void (*end_writing)(struct channel *c);
     void (*close)(struct channel *c);
+
+    /*
+     * Direct placement, for channels that can put memory where it belongs at the peer without its
+     * help; NULL for all others.
+     *
+     * share: both ends call it, each with its own regions, before anything is placed.  Errors:
+     * those of read, "memlock-limit", "rdma-register".
+     */
+    bool (*share)(struct channel *c, const struct channel_sharing *sharing, const struct wait *w,
+                  struct error **errp);
+    /*
+     * place: [offset, offset + length) of a region, page-aligned, goes to the same place at the
+     * peer: what it holds at some moment between this call and the peer's reading of what is
+     * written next; or zeroes, without looking at it.  Errors: those of write.
+     */
+    bool (*place)(struct channel *c, unsigned region, uint64_t offset, uint64_t length, bool zeroes,
+                  const struct wait *w, struct error **errp);
+    /* unshare: from here on the peer can't place anything any more.  Again is allowed. */
+    void (*unshare)(struct channel *c);
 };
 
 struct channel {
     const struct channel_ops *ops;
-    bool two_way; /* both ends may write */
+    bool two_way;    /* both ends may write */
+    uint64_t placed; /* bytes that were placed and whose arrival was confirmed */
 };
 
 static inline bool channel_write(struct channel *c, struct iovec *iov, int iovcnt,
@@ -71,6 +110,13 @@ static inline bool channel_finish(struct channel *c, const struct wait *w, struc
 static inline void channel_end_writing(struct channel *c)
 {
     c->ops->end_writing(c);
+}
+
+static inline void channel_unshare(struct channel *c)
+{
+    if (c && c->ops->unshare) {
+        c->ops->unshare(c);
+    }
 }
 
 static inline void channel_close(struct channel *c)

@@ -8,6 +8,7 @@ static const struct endpoint_ops *const transports[] = {
     &transport_unix,
     &transport_fd,
     &transport_exec,
+    &transport_rdma,
 };
 
 struct endpoint *endpoint_parse(const char *uri, const struct fd_finder *fds, struct error **errp)

@@ -5,6 +5,7 @@
  *   tcp:HOST:PORT   names, IPv4, [IPv6]; an empty host listens everywhere, port 0 on a free one
  *   unix:PATH       unix:@NAME is an abstract name
  *   fd:NAME         a descriptor given with getfd; fd:NUMBER one that the daemon inherited
+ *   rdma:HOST:PORT  like tcp:, over an RDMA device; RAM is placed at the peer by RDMA WRITE
  *   exec:COMMAND    run by /bin/sh; outgoing writes to its input, incoming reads its output
  *
  * Parsing needs no peer and never blocks; connecting, listening and accepting do, on the job's
@@ -52,7 +53,7 @@ struct listener {
     const struct listener_ops *ops;
 };
 
-/* Errors: "uri-unknown" (no such scheme), "uri-invalid", "fd-unknown". */
+/* Errors: "uri-unknown" (no such scheme), "uri-invalid", "fd-unknown", "rdma-no-device". */
 struct endpoint *endpoint_parse(const char *uri, const struct fd_finder *fds, struct error **errp);
 void endpoint_free(struct endpoint *e); /* NULL is allowed */
 
@@ -91,5 +92,6 @@ extern const struct endpoint_ops transport_tcp;
 extern const struct endpoint_ops transport_unix;
 extern const struct endpoint_ops transport_fd;
 extern const struct endpoint_ops transport_exec;
+extern const struct endpoint_ops transport_rdma;
 
 #endif

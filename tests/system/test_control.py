@@ -342,7 +342,8 @@ FIELDS = {
     "device-save": {"setup-time", "expected-downtime", "ram"},
     "device-load": {"setup-time", "expected-downtime", "ram"},
 }
-RAM = {name: spec["type"] for name, spec in SCHEMA["types"]["MigrationStats"]["members"].items()}
+RAM = {name: spec["type"] for name, spec in SCHEMA["types"]["MigrationStats"]["members"].items()
+       if not spec.get("optional")}
 ALWAYS = {"status", "job", "direction", "total-time", "verified"}
 
 
@@ -494,7 +495,8 @@ def test_read_back(scene):
               "throttle-trigger-threshold": 1, "cpu-throttle-initial": 2,
               "cpu-throttle-increment": 3, "max-cpu-throttle": 4,
               "guest-timeout": 1, "peer-timeout": 3600000, "announce-initial": 0,
-              "announce-max": 100000, "announce-rounds": 1000, "announce-step": 10000}
+              "announce-max": 100000, "announce-rounds": 1000, "announce-step": 10000,
+              "rdma-chunk-size": 64 << 10}
     before = scene.a.qmp.cmd("query-migrate-parameters", guest="other")
     for name, value in values.items():
         scene.a.qmp.execute("migrate-set-parameters", {"guest": GUEST, name: value})
@@ -513,7 +515,8 @@ OUT_OF_RANGE = [
     ("cpu-throttle-increment", 100), ("max-cpu-throttle", 0), ("max-cpu-throttle", 100),
     ("guest-timeout", 0), ("guest-timeout", 3600001), ("peer-timeout", 0),
     ("peer-timeout", 2**63 - 1), ("announce-initial", 100001), ("announce-max", -1),
-    ("announce-rounds", 1001), ("announce-step", 0), ("announce-step", 10001),
+    ("announce-rounds", 1001), ("rdma-chunk-size", 32 << 10),
+    ("rdma-chunk-size", 3 << 20), ("rdma-chunk-size", 2 << 30), ("announce-step", 0), ("announce-step", 10001),
 ]
 
 
