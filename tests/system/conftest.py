@@ -32,6 +32,7 @@ def pytest_addoption(parser):
     parser.addoption("--build", default=os.environ.get("BUILD", "build"),
                      help="the folder with ferryd, ferry-vmm and tests/scripted-vmm")
     parser.addoption("--tally", help="a file for the counts, as JSON")
+    parser.addoption("--rdma", help="the kinds of RDMA devices here, where tests/rdma made them")
 
 
 def pytest_configure(config):
@@ -55,6 +56,16 @@ def rename(item):
     item._nodeid = name
     item.extra_keyword_matches.add(name)
     item.__dict__["location"] = (item.location[0], item.location[1], name)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What needs RDMA devices runs in a virtual machine of its own: make check-rdma."""
+    return True if collection_path.name == "test_rdma.py" and not config.getoption("--rdma") else None
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", metafunc.config.getoption("--rdma").split(","))
 
 
 @pytest.hookimpl(tryfirst=True)
