@@ -305,7 +305,8 @@ static bool on_reply(struct agent *a, const struct wire_message *msg, struct err
 static bool count_news(struct agent *a, struct error **errp)
 {
     if (++a->told > NEWS_MAX) {
-        error_set(errp, "guest-protocol", "The VMM of guest '%s' changes its state too often",
+        error_set(errp, "guest-protocol",
+                  "The VMM of guest '%s' changes its state or its blockers too often",
                   a->guest.name);
         return false;
     }

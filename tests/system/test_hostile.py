@@ -416,13 +416,13 @@ def test_fails_requests(scene):
         vmm.introduce()
         scene.a.qmp.await_event("GUEST_ATTACHED", guest=GUEST)
         scene.a.migrate(scene.b.listen())
-        kind, seq, _ = vmm.receive()
+        _, seq, _ = vmm.request()
         vmm.send(wire.reply(seq, status=-5, text=b"bad\x1b[31m \xff\xfe day"))
         info = scene.a.end()
         assert info["status"] == "failed"
         assert "bad?[31m ?? day" in info["error-desc"]
         scene.a.qmp.send({"execute": "stop", "arguments": {"guest": GUEST}})
-        while (got := vmm.receive())[0] != 70:  # STOP
+        while (got := vmm.request())[0] != wire.STOP:
             pass
         vmm.send(wire.reply(got[1], status=-5, text=b"\xff\xfe"))
         assert "??" in scene.a.qmp.answer()["error"]["desc"]

@@ -94,6 +94,12 @@ class RawVmm:
         kind, _, seq = struct.unpack_from(HEAD, data)
         return kind, seq, data[16:]
 
+    def request(self):
+        """The next message that wants an answer; news are passed over."""
+        while (got := self.receive()) and not got[1]:
+            pass
+        return got
+
     def refusal(self):
         """The text of the daemon's refusal, after which it hangs up; None: only that."""
         got = self.receive()
