@@ -18,6 +18,7 @@
 #define FERRY_DISK_DISK_H
 
 #include "common/error.h"
+#include "ram/records.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -31,8 +32,8 @@
 #define DISK_HASH_SIZE 16u
 /* No disk is longer: keeps every sum of lengths far from overflowing. */
 #define DISK_BYTES_MAX (1ULL << 46)
-/* Bytes read or written in one go. */
-#define DISK_BUFFER (1u << 20)
+/* Bytes read or written in one go: what a record holds. */
+#define DISK_BUFFER RECORD_PAYLOAD_MAX
 
 struct disk {
     char name[DISK_NAME_MAX + 1];

@@ -47,8 +47,6 @@ static bool collect(struct record_reader *reader, struct record *rec, uint8_t *t
     return true;
 }
 
-_Static_assert(RECORD_PAYLOAD_MAX <= DISK_BUFFER, "a record's payload fits the buffer");
-
 bool disk_load_data(struct disk_loader *loader, struct record_reader *reader, struct record *rec,
                     struct error **errp)
 {
