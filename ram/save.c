@@ -2,24 +2,18 @@
 #include "ram/save.h"
 
 #include "common/bits.h"
+#include "ram/batch.h"
 #include "ram/delta.h"
 #include "ram/extent.h"
 #include "ram/fault.h"
 #include "ram/zero.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 
 /* Pages looked at together: their payload fits one RAM_PAGES record. */
 #define UNIT_PAGES (RECORD_PAYLOAD_MAX / RAM_PAGE_SIZE)
 #define UNIT_WORDS (UNIT_PAGES / BITS_PER_WORD)
-
-/* Records per writev: two iovecs each, IOV_MAX (1024) in all. */
-#define BATCH_RECORDS   512u
-#define BATCH_IOVECS    (2 * BATCH_RECORDS)
-#define BATCH_HEAD_SIZE 40u /* of RAM_ZERO and RAM_PLACED records, the largest */
 
 /* From this many pages on a run that the tracker reports is asked for holes before it is read. */
 #define HOLE_CHECK_PAGES 8u
@@ -28,20 +22,6 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
-
-/* Records collected for one writev. */
-struct batch {
-    struct iovec iov[BATCH_IOVECS];
-    uint8_t heads[BATCH_RECORDS][BATCH_HEAD_SIZE];
-    int iovcnt;
-    unsigned records; /* heads taken */
-    size_t payload;   /* bytes collected */
-    size_t limit;     /* bytes that the pacer has allowed */
-    /* The last record while it is RAM_PAGES made of copies, which the next copy may extend: */
-    uint8_t *run;      /* its head; NULL: it is another */
-    uint64_t run_from; /* pages [run_from, run_end) */
-    uint64_t run_end;
-};
 
 /* One sweep over all blocks. */
 struct sweep {
@@ -71,85 +51,17 @@ static bool has_deltas(const struct sweep *s)
     return s->saver->delta && s->kind != RAM_ROUND_FIRST;
 }
 
-/* ---- batches ---- */
-
-static bool batch_flush(struct sweep *s, struct error **errp)
-{
-    struct batch *b = &s->batch;
-    if (!b->iovcnt) {
-        return true;
-    }
-    const struct record_sink *sink = &s->saver->sink;
-    struct error *err = NULL;
-    bool ok = sink->write(sink->opaque, b->iov, b->iovcnt, &err);
-    if (!ok && strcmp(err->code, "ram-vanished") == 0) {
-        ram_check_sizes(s->saver->ram, errp); /* names the block; the sink knows only bytes */
-    }
-    if (err) {
-        error_move(errp, err);
-    }
-    b->iovcnt = 0;
-    b->records = 0;
-    b->payload = 0;
-    b->limit = 0;
-    b->run = NULL;
-    if (s->saver->delta) {
-        ram_delta_sent(s->saver->delta);
-    }
-    return ok;
-}
-
-/* Room for one more record: flushes when the batch is full, asks the pacer for a new one. */
-static bool batch_reserve(struct sweep *s, struct error **errp)
-{
-    struct batch *b = &s->batch;
-    bool full = b->records == BATCH_RECORDS || b->iovcnt + 2 > (int)BATCH_IOVECS ||
-                b->payload + RAM_PAGE_SIZE > b->limit;
-    if (b->iovcnt && full && !batch_flush(s, errp)) {
-        return false;
-    }
-    if (!b->iovcnt) {
-        const struct record_pacer *pacer = &s->saver->pacer;
-        b->limit = pacer->allow(pacer->opaque, RECORD_PAYLOAD_MAX, errp);
-        if (!b->limit) {
-            return false;
-        }
-        b->limit = b->limit < RAM_PAGE_SIZE ? RAM_PAGE_SIZE : b->limit;
-    }
-    return true;
-}
-
-static void batch_iov(struct batch *b, void *base, size_t length)
-{
-    b->iov[b->iovcnt++] = (struct iovec){.iov_base = base, .iov_len = length};
-}
-
 /* ---- records ---- */
-
-/* A record that names [first, end) and holds no payload; the batch has room for it. */
-static void put_range(struct sweep *s, uint32_t type, uint64_t first, uint64_t end)
-{
-    struct batch *b = &s->batch;
-    uint8_t *head = b->heads[b->records++];
-    uint8_t *fixed = head + RECORD_HEAD_SIZE;
-    put_le32(fixed, s->index);
-    put_le32(fixed + 4, 0);
-    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
-    put_le64(fixed + 16, (end - first) << RAM_PAGE_SHIFT);
-    b->run = NULL;
-    record_head(head, type, 24, fixed, 24);
-    batch_iov(b, head, RECORD_HEAD_SIZE + 24);
-}
 
 static bool flush_zero(struct sweep *s, struct error **errp)
 {
     if (s->zero_from == s->zero_end) {
         return true;
     }
-    if (!batch_reserve(s, errp)) {
+    if (!batch_reserve(&s->batch, errp)) {
         return false;
     }
-    put_range(s, RECORD_RAM_ZERO, s->zero_from, s->zero_end);
+    batch_put_range(&s->batch, RECORD_RAM_ZERO, s->index, s->zero_from, s->zero_end);
     s->zero_from = s->zero_end = 0;
     return true;
 }
@@ -170,31 +82,15 @@ static bool put_zero_range(struct sweep *s, uint64_t first, uint64_t end, struct
     return true;
 }
 
-static void fill_pages_head(uint8_t *head, unsigned block, uint64_t first, uint64_t pages)
-{
-    uint8_t *fixed = head + RECORD_HEAD_SIZE;
-    put_le32(fixed, block);
-    put_le32(fixed + 4, 0);
-    put_le64(fixed + 8, first << RAM_PAGE_SHIFT);
-    record_head(head, RECORD_RAM_PAGES, 16 + (pages << RAM_PAGE_SHIFT), fixed, 16);
-}
-
 /* As much of [first, end) as the batch has room for; returns the pages taken, 0 with an error. */
 static uint64_t put_some_pages(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
-    if (!batch_reserve(s, errp)) {
+    if (!batch_reserve(&s->batch, errp)) {
         return 0;
     }
-    struct batch *b = &s->batch;
-    uint64_t room = (b->limit - b->payload) >> RAM_PAGE_SHIFT;
+    uint64_t room = batch_room(&s->batch);
     uint64_t pages = end - first < room ? end - first : room;
-    size_t bytes = (size_t)pages << RAM_PAGE_SHIFT;
-    uint8_t *head = b->heads[b->records++];
-    b->run = NULL;
-    fill_pages_head(head, s->index, first, pages);
-    batch_iov(b, head, RECORD_HEAD_SIZE + 16);
-    batch_iov(b, ram_page(s->block, first), bytes);
-    b->payload += bytes;
+    batch_put_pages(&s->batch, s->index, first, pages, ram_page(s->block, first));
     count_done(s, &s->saver->counters->normal, pages);
     return pages;
 }
@@ -204,19 +100,18 @@ static uint64_t place_some_pages(struct sweep *s, uint64_t first, uint64_t end, 
                                  struct error **errp)
 {
     const struct record_sink *sink = &s->saver->sink;
-    if (!batch_reserve(s, errp)) {
+    if (!batch_reserve(&s->batch, errp)) {
         return 0;
     }
-    struct batch *b = &s->batch;
-    uint64_t room = (b->limit - b->payload) >> RAM_PAGE_SHIFT;
+    uint64_t room = batch_room(&s->batch);
     uint64_t pages = end - first < room ? end - first : room;
     if (!sink->place(sink->opaque, s->index, first << RAM_PAGE_SHIFT, pages << RAM_PAGE_SHIFT,
                      zeroes, errp)) {
         return 0;
     }
     bits_set_range(s->block->populated, first, first + pages);
-    put_range(s, RECORD_RAM_PLACED, first, first + pages);
-    b->payload += (size_t)pages << RAM_PAGE_SHIFT;
+    batch_put_range(&s->batch, RECORD_RAM_PLACED, s->index, first, first + pages);
+    batch_count_placed(&s->batch, pages);
     count_done(s, &s->saver->counters->normal, pages);
     return pages;
 }
@@ -277,40 +172,21 @@ static bool put_pages(struct sweep *s, uint64_t first, uint64_t end, struct erro
 /* A copy in the cache, which nobody changes before the batch is sent. */
 static bool put_copy(struct sweep *s, uint64_t page, uint8_t *bytes, struct error **errp)
 {
-    if (!flush_zero(s, errp) || !batch_reserve(s, errp)) {
+    if (!flush_zero(s, errp) || !batch_reserve(&s->batch, errp)) {
         return false;
     }
-    struct batch *b = &s->batch;
-    if (!b->run || b->run_end != page) {
-        b->run = b->heads[b->records++];
-        b->run_from = page;
-        batch_iov(b, b->run, RECORD_HEAD_SIZE + 16);
-    }
-    b->run_end = page + 1;
-    fill_pages_head(b->run, s->index, b->run_from, b->run_end - b->run_from);
-    batch_iov(b, bytes, RAM_PAGE_SIZE);
-    b->payload += RAM_PAGE_SIZE;
+    batch_put_copy(&s->batch, s->index, page, bytes);
     count_done(s, &s->saver->counters->normal, 1);
     return true;
 }
 
-/* Records that lie one behind the other in memory share an iovec. */
 static bool put_delta(struct sweep *s, uint64_t page, const struct delta_page *changes,
                       struct error **errp)
 {
-    if (!flush_zero(s, errp) || !batch_reserve(s, errp)) {
+    if (!flush_zero(s, errp) || !batch_reserve(&s->batch, errp)) {
         return false;
     }
-    struct batch *b = &s->batch;
-    struct iovec made = ram_delta_record(s->saver->delta, s->index, page, changes);
-    struct iovec *last = b->iovcnt ? &b->iov[b->iovcnt - 1] : NULL;
-    if (last && (uint8_t *)last->iov_base + last->iov_len == made.iov_base) {
-        last->iov_len += made.iov_len;
-    } else {
-        batch_iov(b, made.iov_base, made.iov_len);
-    }
-    b->run = NULL;
-    b->payload += made.iov_len;
+    batch_put_record(&s->batch, ram_delta_record(s->saver->delta, s->index, page, changes));
     count_done(s, &s->saver->counters->delta, 1);
     return true;
 }
@@ -360,7 +236,7 @@ static bool fit_cache(struct sweep *s, struct error **errp)
     if (!d || s->kind == RAM_ROUND_STOPPED || !ram_delta_must_resize(d)) {
         return true;
     }
-    return batch_flush(s, errp) && ram_delta_resize(d, &s->saver->pacer, errp);
+    return batch_flush(&s->batch, errp) && ram_delta_resize(d, &s->saver->pacer, errp);
 }
 
 /* ---- looking at pages ---- */
@@ -479,7 +355,6 @@ static bool send_block(struct sweep *s, struct error **errp)
 {
     const struct ram_block *b = s->block;
     uint64_t at = 0;
-    s->batch.run = NULL; /* the batch goes on, a record does not */
     while ((at = bits_next_set(b->dirty, at, b->pages)) < b->pages) {
         uint64_t first = at / RAM_CHUNK_PAGES * RAM_CHUNK_PAGES;
         uint64_t end = b->pages - first < RAM_CHUNK_PAGES ? b->pages : first + RAM_CHUNK_PAGES;
@@ -515,6 +390,7 @@ bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error *
         abort();
     }
     s->saver = saver;
+    s->batch.saver = saver;
     s->kind = kind;
     if (has_deltas(s)) {
         ram_delta_begin_round(saver->delta, kind == RAM_ROUND_STOPPED);
@@ -526,7 +402,7 @@ bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error *
         s->cursor = (struct extent_cursor){0};
         ok = send_block(s, errp);
     }
-    ok = ok && batch_flush(s, errp);
+    ok = ok && batch_flush(&s->batch, errp);
     free(s);
     return ok && ram_check_sizes(saver->ram, errp);
 }
