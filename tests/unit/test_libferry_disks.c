@@ -73,7 +73,7 @@ START_TEST(too_many)
 {
     struct ferry *f = new_ferry();
     int fd = file_new(4);
-    char name[8];
+    char name[16];
     for (int i = 0; i <= FERRY_DISKS_MAX; i++) {
         snprintf(name, sizeof(name), "d%d", i);
         ck_assert_int_eq(add(f, (struct ferry_disk){.name = name, .fd = fd, .length = 512}),
