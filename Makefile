@@ -112,7 +112,7 @@ $(BUILD)/libferry.pc: guest/libferry.pc.in Makefile
 	sed -e 's,@prefix@,$(prefix),' -e 's,@libdir@,$(libdir),' -e 's,@version@,$(VERSION),' $< >$@
 
 include contrib/vmm/vmm.mk contrib/guests/guests.mk tests/system/scripted.mk
-include tests/unit/unit.mk tests/bench/bench.mk
+include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
@@ -139,7 +139,7 @@ check-asan:
 check-tsan:
 	$(MAKE) BUILD=build/tsan SANITIZE=thread check-run SUITES="unit scripted"
 
-check-rdma: all $(BUILD)/tests/scripted-vmm
+check-rdma: all $(BUILD)/tests/scripted-vmm $(BUILD)/tests/rdma-peer
 	tests/rdma/run --build $(BUILD)
 
 check-run: all $(TEST_PROGRAMS)

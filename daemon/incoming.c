@@ -303,6 +303,7 @@ static bool unshare_ram(struct incoming *in, struct error **errp)
 {
     struct wait w = job_peer_wait(in->job);
     bool sparse = in->ram->placing && !in->peer.capabilities[CAPABILITY_RDMA_PIN_ALL];
+    in->ram->placing = false;
     channel_unshare(in->stream.channel);
     return !sparse || ram_load_trim(in->ram, &w, errp);
 }
@@ -341,6 +342,19 @@ static void free_ram(struct incoming *in)
     }
 }
 
+/*
+ * A source that places pages finds its connection broken once they are given back: it is told why
+ * before that.  A cancelled job gives nothing back yet.
+ */
+static void tell_placing_source(struct incoming *in, const struct error *why)
+{
+    if (in->ram->placing && job_get_status(in->job) != JOB_CANCELLING) {
+        stream_give_up(&in->stream, why);
+        stream_drain(&in->stream);
+        stream_close(&in->stream);
+    }
+}
+
 void incoming_run(struct job *job)
 {
     struct incoming *in = calloc(1, sizeof(*in));
@@ -351,6 +365,7 @@ void incoming_run(struct job *job)
     if (!init(in, job, &err) || !receive(in, &err)) {
         err = job_begin_end(job, err);
         word = error_copy(err);
+        tell_placing_source(in, word);
         free_ram(in);
     }
     ram_free(in->ram);

@@ -44,12 +44,8 @@ static bool connect_peer(struct outgoing *o, struct error **errp)
 static bool share_ram(struct outgoing *o, struct error **errp)
 {
     const struct job *job = o->job;
-    if (stream_share(&o->stream, o->ram, false, job->capabilities[CAPABILITY_RDMA_PIN_ALL],
-                     param_get(job->params, PARAM_RDMA_CHUNK_SIZE), errp)) {
-        return true;
-    }
-    stream_prefer_peers_word(&o->stream, errp);
-    return false;
+    return stream_share(&o->stream, o->ram, false, job->capabilities[CAPABILITY_RDMA_PIN_ALL],
+                        param_get(job->params, PARAM_RDMA_CHUNK_SIZE), errp);
 }
 
 static bool start_logging(struct outgoing *o, struct error **errp)

@@ -138,6 +138,7 @@ bool stream_share(struct stream *s, struct ram *ram, bool offer, bool pin_all, u
                                       .chunk = chunk};
     const struct wait *w = offer ? &s->read_wait : &s->write_wait;
     if (!s->channel->ops->share(s->channel, &sharing, w, errp)) {
+        stream_prefer_peers_word(s, errp);
         return false;
     }
     ram->placing = offer;

@@ -97,15 +97,20 @@ void rdma_on_share(struct rdma_channel *c, const void *body, size_t length)
     c->wished = true;
 }
 
-static bool is_wished(const struct rdma_channel *c, uint64_t unused)
+/* A source that gives up before it says so in the stream. */
+static bool is_wished_or_told(const struct rdma_channel *c, uint64_t unused)
 {
     (void)unused;
-    return c->wished;
+    return c->wished || c->received_count || c->ended;
 }
 
 static bool check_wish(const struct rdma_channel *c, struct error **errp)
 {
     struct rdma_offer *o = c->offer;
+    if (!c->wished) {
+        error_set(errp, "channel-closed", "%s: the source shares no memory", c->peer);
+        return false;
+    }
     uint64_t chunk = le64toh(c->wish.chunk);
     if (chunk < RDMA_CHUNK_MIN || chunk > RDMA_CHUNK_MAX || (chunk & (chunk - 1)) ||
         le32toh(c->wish.regions) != o->regions.count ||
@@ -162,8 +167,8 @@ bool rdma_offer_share(struct rdma_channel *c, const struct channel_sharing *shar
         abort();
     }
     o->pin_all = sharing->pin_all;
-    if (!rdma_regions_map(&o->regions, sharing, errp) || !rdma_await(c, is_wished, 0, w, errp) ||
-        !check_wish(c, errp)) {
+    if (!rdma_regions_map(&o->regions, sharing, errp) ||
+        !rdma_await(c, is_wished_or_told, 0, w, errp) || !check_wish(c, errp)) {
         return false;
     }
     for (unsigned i = 0; i < o->regions.count; i++) {

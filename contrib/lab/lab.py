@@ -279,6 +279,9 @@ class ScriptedVmm(Process):
             argv += ["--incoming"]
         super().__init__(lab.unique(name), [*argv, *options], lab.folder, stdin=subprocess.PIPE)
         self.guest_name = name
+        self.start_answers()
+
+    def start_answers(self):
         self.read_to = 0
         self.lock = threading.Lock()
         self._next_answer()

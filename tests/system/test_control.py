@@ -515,8 +515,8 @@ OUT_OF_RANGE = [
     ("cpu-throttle-increment", 100), ("max-cpu-throttle", 0), ("max-cpu-throttle", 100),
     ("guest-timeout", 0), ("guest-timeout", 3600001), ("peer-timeout", 0),
     ("peer-timeout", 2**63 - 1), ("announce-initial", 100001), ("announce-max", -1),
-    ("announce-rounds", 1001), ("rdma-chunk-size", 32 << 10),
-    ("rdma-chunk-size", 3 << 20), ("rdma-chunk-size", 2 << 30), ("announce-step", 0), ("announce-step", 10001),
+    ("announce-rounds", 1001), ("announce-step", 0), ("announce-step", 10001),
+    ("rdma-chunk-size", 32768), ("rdma-chunk-size", 2**31), ("rdma-chunk-size", 3 * MIB),
 ]
 
 

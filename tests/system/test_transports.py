@@ -389,6 +389,19 @@ def test_exec_trailing(scene):
     assert target.do("state") == "incoming"
 
 
+@pytest.mark.skipif(os.path.isdir("/sys/class/infiniband"), reason="there is an RDMA device")
+@path("rdma/no-device/{command}-fails-with-reason")
+@pytest.mark.parametrize("command", ["migrate", "migrate-incoming"])
+def test_no_rdma_device(scene, command):
+    """The daemon starts and works without one; only who asks for RDMA is told."""
+    scene.a.scripted(incoming=command == "migrate-incoming")
+    with pytest.raises(CommandError) as refused:
+        scene.a.qmp.cmd(command, guest=GUEST, uri="rdma:127.0.0.1:4444")
+    assert refused.value.code == "rdma-no-device"
+    assert "rdma:127.0.0.1:4444" in refused.value.desc
+    assert scene.a.info() == {}
+
+
 @path("transports/{what}")
 @pytest.mark.parametrize("what,uri,code", [
     ("unknown-scheme", "carrier-pigeon:coop", "uri-unknown"),
@@ -401,6 +414,9 @@ def test_exec_trailing(scene):
     ("unix/no-path", "unix:", "uri-invalid"),
     ("unix/path-too-long", "unix:/" + "x" * 200, "uri-invalid"),
     ("exec/no-command", "exec:", "uri-invalid"),
+    ("rdma/no-port", "rdma:localhost", "uri-invalid"),
+    ("rdma/port-too-large", "rdma:localhost:65536", "uri-invalid"),
+    ("rdma/ipv6-without-brackets", "rdma:::1:4444", "uri-invalid"),
 ])
 def test_bad_uri(scene, what, uri, code):
     """Refused before there is a job; the record of the last one stays."""
