@@ -337,14 +337,13 @@ static void free_ram(struct incoming *in)
 {
     struct wait w = {.cancel_fd = -1};
     if (!in->in_doubt && job_get_status(in->job) != JOB_CANCELLING) {
-        channel_unshare(in->stream.channel);
         ram_wipe(in->ram, &w, NULL);
     }
 }
 
 /*
  * A source that places pages finds its connection broken once they are given back: it is told why
- * before that.  A cancelled job gives nothing back yet.
+ * before that.  A cancelled job does not take the time.
  */
 static void tell_placing_source(struct incoming *in, const struct error *why)
 {
@@ -366,6 +365,7 @@ void incoming_run(struct job *job)
         err = job_begin_end(job, err);
         word = error_copy(err);
         tell_placing_source(in, word);
+        channel_unshare(in->stream.channel); /* the next job's RAM is not this source's to write */
         free_ram(in);
     }
     ram_free(in->ram);

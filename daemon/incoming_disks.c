@@ -159,7 +159,8 @@ bool incoming_disk_data(struct incoming *in, struct record *rec, struct error **
 
 bool incoming_disk_zero(struct incoming *in, struct record *rec, struct error **errp)
 {
-    return due(in, rec, true, errp) && disk_load_zero(&in->disks, rec, errp);
+    struct wait w = job_peer_wait(in->job);
+    return due(in, rec, true, errp) && disk_load_zero(&in->disks, rec, &w, errp);
 }
 
 bool incoming_disk_end(struct incoming *in, struct record *rec, struct error **errp)

@@ -305,8 +305,9 @@ static void undo(struct outgoing *o, const struct error *why)
 static bool migrate(struct outgoing *o, struct error **errp)
 {
     if (!job_map_ram(o->job, o->ram, errp) || !outgoing_disks_open(o, errp) ||
-        !xbzrle_open(&o->xbzrle, o->job, o->ram, errp) || !connect_peer(o, errp) ||
-        !share_ram(o, errp) || !start_logging(o, errp)) {
+        !connect_peer(o, errp) || !share_ram(o, errp) ||
+        !xbzrle_open(&o->xbzrle, o->job, o->ram, !o->stream.sink.place, errp) ||
+        !start_logging(o, errp)) {
         return false;
     }
     pace_init(&o->pace, o->job, &o->stream);
@@ -317,8 +318,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         .pacer = pace_pacer(&o->pace),
         .sink = o->stream.sink,
         .counters = &o->job->counters.ram,
-        /* Where pages are placed nothing is sent of them. */
-        .delta = o->stream.sink.place ? NULL : o->xbzrle.delta,
+        .delta = o->xbzrle.delta,
     };
     outgoing_disks_begin(o);
     job_set_status(o->job, JOB_ACTIVE);

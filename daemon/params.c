@@ -19,7 +19,7 @@ const struct param_info param_infos[PARAM_COUNT] = {
     [PARAM_ANNOUNCE_MAX] = {"announce-max", 550, 0, 100000},
     [PARAM_ANNOUNCE_ROUNDS] = {"announce-rounds", 5, 0, 1000},
     [PARAM_ANNOUNCE_STEP] = {"announce-step", 100, 1, 10000},
-    [PARAM_RDMA_CHUNK_SIZE] = {"rdma-chunk-size", 1 << 20, 64 << 10, 1 << 30},
+    [PARAM_RDMA_CHUNK_SIZE] = {"rdma-chunk-size", 1 << 20, 64 << 10, 16 << 20},
 };
 
 const struct capability_info capability_infos[CAPABILITY_COUNT] = {

@@ -121,7 +121,7 @@ static void add_progress(json_t *info, struct job *job, enum job_status status)
     if (atomic_load(&job->counters.disk.total)) {
         json_object_set_new_nocheck(info, "disk", disk_info(&job->counters, status));
     }
-    if (outgoing && job->capabilities[CAPABILITY_XBZRLE]) {
+    if (atomic_load(&job->counters.ram.cache_bytes)) {
         json_object_set_new_nocheck(info, "xbzrle-cache", cache_info(job));
     }
     if (status == JOB_COMPLETED) {

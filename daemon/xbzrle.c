@@ -3,10 +3,11 @@
 
 #include "common/clock.h"
 
-bool xbzrle_open(struct xbzrle *x, struct job *job, const struct ram *ram, struct error **errp)
+bool xbzrle_open(struct xbzrle *x, struct job *job, const struct ram *ram, bool useful,
+                 struct error **errp)
 {
     *x = (struct xbzrle){.job = job, .cost = {.bytes = RAM_PAGE_SIZE}};
-    if (!job->capabilities[CAPABILITY_XBZRLE]) {
+    if (!useful || !job->capabilities[CAPABILITY_XBZRLE]) {
         return true;
     }
     x->delta =

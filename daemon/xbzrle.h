@@ -27,8 +27,12 @@ struct xbzrle {
     uint64_t pages, deltas, delta_bytes, hits, misses;
 };
 
-/* Does nothing unless the job has the capability.  Fails with "no-memory". */
-bool xbzrle_open(struct xbzrle *x, struct job *job, const struct ram *ram, struct error **errp);
+/*
+ * Makes the cache, if the job has the capability and the channel is one for deltas: where pages are
+ * placed nothing is sent of them.  Fails with "no-memory".
+ */
+bool xbzrle_open(struct xbzrle *x, struct job *job, const struct ram *ram, bool useful,
+                 struct error **errp);
 void xbzrle_close(struct xbzrle *x);
 
 void xbzrle_begin_round(struct xbzrle *x, const struct pace *pace);

@@ -4,6 +4,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* Emptied between two looks at the cancel: tens of milliseconds where zeroes must be written. */
+#define ZERO_PIECE (64ULL << 20)
+
 static void count_record(struct disk_loader *loader, const struct record *rec)
 {
     uint64_t bytes = RECORD_HEAD_SIZE + ((rec->length + 7) & ~7ULL);
@@ -62,7 +65,25 @@ bool disk_load_data(struct disk_loader *loader, struct record_reader *reader, st
     return true;
 }
 
-bool disk_load_zero(struct disk_loader *loader, const struct record *rec, struct error **errp)
+/* A range may be as long as the disk: piece by piece, so that a cancel is seen. */
+static bool empty_range(const struct disk *d, uint32_t kind, uint64_t offset, uint64_t length,
+                        const struct wait *w, struct error **errp)
+{
+    bool (*empty)(const struct disk *, uint64_t, uint64_t, struct error **) =
+        kind == DISK_ZERO_BASE ? disk_punch : disk_zero;
+    while (length) {
+        uint64_t piece = length < ZERO_PIECE ? length : ZERO_PIECE;
+        if (wait_cancelled(w, errp) || !empty(d, offset, piece, errp)) {
+            return false;
+        }
+        offset += piece;
+        length -= piece;
+    }
+    return true;
+}
+
+bool disk_load_zero(struct disk_loader *loader, const struct record *rec, const struct wait *w,
+                    struct error **errp)
 {
     uint32_t kind = get_le32(rec->body + 4);
     uint64_t offset = get_le64(rec->body + 8);
@@ -76,7 +97,7 @@ bool disk_load_zero(struct disk_loader *loader, const struct record *rec, struct
         error_set(errp, "stream-corrupt", "A DISK_ZERO record of kind %u was not agreed on", kind);
         return false;
     }
-    if (!(kind == DISK_ZERO_BASE ? disk_punch : disk_zero)(d, offset, length, errp)) {
+    if (!empty_range(d, kind, offset, length, w, errp)) {
         return false;
     }
     loader->tally.zeroes += length;

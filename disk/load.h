@@ -9,6 +9,7 @@
 #ifndef FERRY_DISK_LOAD_H
 #define FERRY_DISK_LOAD_H
 
+#include "common/wait.h"
 #include "disk/save.h"
 
 struct disk_loader {
@@ -24,7 +25,8 @@ struct disk_loader {
  */
 bool disk_load_data(struct disk_loader *loader, struct record_reader *reader, struct record *rec,
                     struct error **errp);
-bool disk_load_zero(struct disk_loader *loader, const struct record *rec, struct error **errp);
+bool disk_load_zero(struct disk_loader *loader, const struct record *rec, const struct wait *w,
+                    struct error **errp);
 
 /* Compares what the source has sent with what has come. */
 bool disk_load_end(struct disk_loader *loader, const struct record *rec, struct error **errp);

@@ -252,6 +252,9 @@ bool disk_save_end(struct disk_saver *saver, struct error **errp)
     uint8_t body[16];
     put_le64(body, saver->tally.data);
     put_le64(body + 8, saver->tally.zeroes);
+    if (!record_write(&saver->sink, RECORD_DISK_END, body, sizeof(body), errp)) {
+        return false;
+    }
     atomic_fetch_add(&saver->counters->transferred, RECORD_HEAD_SIZE + sizeof(body));
-    return record_write(&saver->sink, RECORD_DISK_END, body, sizeof(body), errp);
+    return true;
 }

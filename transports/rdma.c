@@ -413,6 +413,9 @@ static struct channel *rdma_listener_accept(struct listener *listener, const str
         }
         struct wait brief = {
             .cancel_fd = w->cancel_fd, .timeout_ms = ESTABLISH_MS, .what = "the caller"};
+        if (w->timeout_ms >= 0 && w->timeout_ms < ESTABLISH_MS) {
+            brief.timeout_ms = w->timeout_ms; /* whoever looks in here has more to look after */
+        }
         struct channel *channel = take_caller(l, id, &theirs, &brief, &err);
         bool ours =
             err && strcmp(err->code, "timeout") != 0 && strcmp(err->code, "connect-failed") != 0;

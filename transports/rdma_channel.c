@@ -254,10 +254,13 @@ static void on_message(struct rdma_channel *c, unsigned buffer, uint32_t bytes)
     uint32_t length = bytes >= sizeof(*head) ? le32toh(head->length) : 0;
     bool known =
         type == RDMA_DATA || (type < sizeof(handlers) / sizeof(handlers[0]) && handlers[type]);
-    if (!known || length != bytes - sizeof(*head) || c->ended) {
+    bool late = c->ended && (type == RDMA_DATA || type == RDMA_END);
+    if (!known || length != bytes - sizeof(*head) || late) {
         rdma_refuse(c, "%s: a message of type %u with %u bytes", c->peer, type, bytes);
         return;
     }
+    /* Credits alone are no sign of a peer that gets on. */
+    c->heard_ns = type == RDMA_CREDIT ? c->heard_ns : c->confirmed_ns;
     c->credits += le16toh(head->credits);
     if (c->credits > c->credits_max) {
         rdma_refuse(c, "%s: %u credits, at most %u were given", c->peer, c->credits,
@@ -297,18 +300,17 @@ static void on_completion(struct rdma_channel *c, const struct ibv_wc *wc)
             c->work[c->work_first].kind == RDMA_WORK_PROBE ? c->heard_ns : c->confirmed_ns;
         on_confirmed(c);
     } else if (!c->refusal) {
-        c->heard_ns = c->confirmed_ns;
         on_message(c, (unsigned)(wc->wr_id & ~RECV_WORK), wc->byte_len);
     }
 }
 
-/* Works on all that has completed; how many. */
+/* Works on what has completed, though not without end: a peer may send faster; how many. */
 static unsigned take_completions(struct rdma_channel *c)
 {
     struct ibv_wc wc[16];
     unsigned taken = 0;
-    int n;
-    while ((n = ibv_poll_cq(c->cq, sizeof(wc) / sizeof(wc[0]), wc)) > 0) {
+    int n = 0;
+    while (taken < RDMA_QUEUE && (n = ibv_poll_cq(c->cq, sizeof(wc) / sizeof(wc[0]), wc)) > 0) {
         for (int i = 0; i < n; i++) {
             on_completion(c, &wc[i]);
         }
@@ -428,7 +430,8 @@ bool rdma_await(struct rdma_channel *c, bool (*done)(const struct rdma_channel *
             error_set(errp, "channel-closed", "%s: %s", c->peer, c->fault);
             return false;
         }
-        if (!sleep_a_while(c, w, errp)) {
+        /* Whatever comes meanwhile: a peer that never falls silent is no reason to stay. */
+        if (wait_cancelled(w, errp) || !check_silence(c, w, errp) || !sleep_a_while(c, w, errp)) {
             return false;
         }
     }

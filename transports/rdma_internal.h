@@ -39,8 +39,8 @@
 
 #define RDMA_PAGE      4096u
 #define RDMA_CHUNK_MIN (64ULL << 10)
-#define RDMA_CHUNK_MAX (1ULL << 30)
-/* Pinned at once by rdma-pin-all: what takes tens of milliseconds, so that a cancel is seen. */
+#define RDMA_CHUNK_MAX (16ULL << 20) /* what takes tens of milliseconds to pin */
+/* Pinned at once by rdma-pin-all, so that a cancel is seen. */
 #define RDMA_PIN_PIECE (16ULL << 20)
 /* Keys that may be asked for and not answered. */
 #define RDMA_ASKS 64u
@@ -216,7 +216,7 @@ static inline uint8_t *rdma_zeroes(const struct rdma_channel *c)
 /* A region, mapped once more, for registering only: nothing else touches this mapping. */
 struct rdma_region {
     char name[72];
-    int fd; /* the sharer's, which outlives the sharing */
+    int fd; /* the sharer's; used while pages are placed */
     uint64_t offset, length;
     uint8_t *map;
 };

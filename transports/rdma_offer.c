@@ -19,6 +19,7 @@ struct rdma_offer {
     struct rdma_regions regions;
     struct ibv_mr ***units; /* of each region */
     bool pin_all;
+    bool open;                      /* all is offered: keys may be asked for */
     uint64_t unit;                  /* bytes registered together; 0: the source was not heard yet */
     struct rdma_key due[RDMA_ASKS]; /* to be told */
     unsigned due_count;
@@ -76,7 +77,7 @@ static bool take_ask(struct rdma_channel *c, const struct rdma_ask *ask)
 void rdma_on_ask(struct rdma_channel *c, const void *body, size_t length)
 {
     const struct rdma_ask *asks = body;
-    bool fits = c->offer && c->offer->unit && length % sizeof(*asks) == 0;
+    bool fits = c->offer && c->offer->open && !c->offer->pin_all && length % sizeof(*asks) == 0;
     for (size_t i = 0; fits && !c->refusal && i < length / sizeof(*asks); i++) {
         fits = take_ask(c, &asks[i]);
     }
@@ -176,6 +177,7 @@ bool rdma_offer_share(struct rdma_channel *c, const struct channel_sharing *shar
             return false;
         }
     }
+    o->open = true;
     return rdma_send(c, RDMA_SHARED, NULL, 0, w, errp);
 }
 

@@ -138,7 +138,12 @@ static bool register_range(struct rdma_channel *c, unsigned region, uint64_t fro
 {
     struct rdma_placer *p = c->placer;
     struct target *t = &p->targets[region];
-    struct ibv_mr *mr = rdma_register(c, &p->regions, region, from, to - from, 0, errp);
+    /*
+     * For writing, though the device only reads: registering for reading may be a read fault, which
+     * maps neighbours as well, and a page that was punched and written anew would look current.
+     */
+    struct ibv_mr *mr =
+        rdma_register(c, &p->regions, region, from, to - from, IBV_ACCESS_LOCAL_WRITE, errp);
     if (!mr) {
         return false;
     }

@@ -496,7 +496,7 @@ def test_read_back(scene):
               "cpu-throttle-increment": 3, "max-cpu-throttle": 4,
               "guest-timeout": 1, "peer-timeout": 3600000, "announce-initial": 0,
               "announce-max": 100000, "announce-rounds": 1000, "announce-step": 10000,
-              "rdma-chunk-size": 64 << 10}
+              "rdma-chunk-size": 16 << 20}
     before = scene.a.qmp.cmd("query-migrate-parameters", guest="other")
     for name, value in values.items():
         scene.a.qmp.execute("migrate-set-parameters", {"guest": GUEST, name: value})
@@ -516,7 +516,7 @@ OUT_OF_RANGE = [
     ("guest-timeout", 0), ("guest-timeout", 3600001), ("peer-timeout", 0),
     ("peer-timeout", 2**63 - 1), ("announce-initial", 100001), ("announce-max", -1),
     ("announce-rounds", 1001), ("announce-step", 0), ("announce-step", 10001),
-    ("rdma-chunk-size", 32768), ("rdma-chunk-size", 2**31), ("rdma-chunk-size", 3 * MIB),
+    ("rdma-chunk-size", 32768), ("rdma-chunk-size", 32 * MIB), ("rdma-chunk-size", 3 * MIB),
 ]
 
 

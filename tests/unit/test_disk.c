@@ -9,6 +9,7 @@
 #include "disk/save.h"
 #include "tests/unit/ram_tools.h"
 #include "tests/unit/unit.h"
+#include "tests/unit/waits.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -357,7 +358,7 @@ static bool load_one(struct migration *m, struct record_reader *r, struct record
     case RECORD_DISK_DATA:
         return disk_load_data(&m->loader, r, rec, errp);
     case RECORD_DISK_ZERO:
-        return disk_load_zero(&m->loader, rec, errp);
+        return disk_load_zero(&m->loader, rec, &patient, errp);
     default:
         return disk_load_end(&m->loader, rec, errp);
     }

@@ -31,7 +31,7 @@ static void stage_open(struct stage *s, bool capable)
     s->job = job_new(JOB_OUTGOING, &s->guest, s->params, capabilities, NULL, &hooks, &err);
     expect_ok(s->job != NULL, err);
     s->pace = (struct pace){.job = s->job, .stream = &s->stream};
-    expect_ok(xbzrle_open(&s->xbzrle, s->job, s->ram, &err), err);
+    expect_ok(xbzrle_open(&s->xbzrle, s->job, s->ram, true, &err), err);
     ck_assert_int_eq(s->xbzrle.delta != NULL, capable);
 }
 
@@ -123,7 +123,7 @@ START_TEST(no_memory)
     stage_open(&s, true);
     xbzrle_close(&s.xbzrle);
     param_set(s.params, PARAM_XBZRLE_CACHE_SIZE, 1ULL << 62);
-    ck_assert(!xbzrle_open(&s.xbzrle, s.job, s.ram, &err));
+    ck_assert(!xbzrle_open(&s.xbzrle, s.job, s.ram, true, &err));
     expect_error(err, "no-memory", "xbzrle-cache-size");
     stage_close(&s);
 }
