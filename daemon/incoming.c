@@ -343,12 +343,16 @@ static void free_ram(struct incoming *in)
 
 /*
  * A source that places pages finds its connection broken once they are given back: it is told why
- * before that.  A cancelled job does not take the time.
+ * before that.  A cancelled job does not take the time to see it take note.
  */
 static void tell_placing_source(struct incoming *in, const struct error *why)
 {
-    if (in->ram->placing && job_get_status(in->job) != JOB_CANCELLING) {
-        stream_give_up(&in->stream, why);
+    if (!in->ram->placing || in->in_doubt) {
+        return;
+    }
+    stream_give_up(&in->stream, why);
+    in->told = true;
+    if (job_get_status(in->job) != JOB_CANCELLING) {
         stream_drain(&in->stream);
         stream_close(&in->stream);
     }
@@ -375,7 +379,7 @@ void incoming_run(struct job *job)
         in->listener = NULL;
     }
     job_end(job, err);
-    if (word && !in->in_doubt) {
+    if (word && !in->in_doubt && !in->told) {
         stream_give_up(&in->stream, word);
     }
     if (in->offered) {

@@ -34,6 +34,7 @@ struct incoming {
     bool ended;   /* END was read */
     bool offered; /* READY was sent: the source may ask what became of it */
     bool running;
+    bool told;     /* the source knows why this end gives up */
     bool in_doubt; /* the VMM was told to run, and went away before it said whether it does */
 };
 
