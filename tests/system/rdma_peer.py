@@ -36,10 +36,13 @@ def keys(*units, number=0, rkey=1):
     return message(KEYS, b"".join(struct.pack("<IIQ", number, rkey, unit) for unit in units))
 
 
-def introduction(*capabilities, ram=32 * MIB):
-    """What a source says of a guest with one block."""
-    return (preamble() + record(HELLO, UUID + struct.pack("<QQIIII", 0, ram, 4096, 1, 1, 0) + b"g")
-            + record(BLOCK, struct.pack("<QQII", 0, ram, 3, 0) + b"ram")
+def introduction(*capabilities, blocks=((b"ram", 0, 32 * MIB),)):
+    """What a source says of its guest; blocks are names, addresses and lengths."""
+    ram = sum(length for *_, length in blocks)
+    return (preamble()
+            + record(HELLO, UUID + struct.pack("<QQIIII", 0, ram, 4096, len(blocks), 1, 0) + b"g")
+            + b"".join(record(BLOCK, struct.pack("<QQII", gpa, length, len(name), 0) + name)
+                       for name, gpa, length in blocks)
             + b"".join(record(CAPABILITY, name) for name in capabilities) + record(OPEN))
 
 
@@ -74,10 +77,10 @@ class RdmaPeer(ScriptedVmm):
         assert found == kind, (found, body)
         return body
 
-    def introduce(self, uri):
+    def introduce(self, uri, *capabilities, **options):
         """As a source, up to ACCEPT."""
         self.call(uri)
-        self.send(message(DATA, introduction()))
+        self.send(message(DATA, introduction(*capabilities, **options)))
         assert struct.unpack_from("<I", self.expect(DATA))[0] == ACCEPT
 
     def share_memory(self, uri, chunk=MIB):

@@ -484,6 +484,18 @@ def test_hostile_source(scene, peer, device, what):
     assert scene.b.listen(uri=URI)
 
 
+@path("rdma/{device}/hostile-source/ask-before-all-is-offered")
+def test_early_ask(scene, peer, device):
+    """A key of the second block, while the first is still being pinned."""
+    scene.b.scripted(incoming=True, blocks=("ram:16", "high:16:4294967296"))
+    peer.introduce(scene.b.listen(uri=URI), b"rdma-pin-all",
+                   blocks=((b"ram", 0, 16 * MIB), (b"high", 1 << 32, 16 * MIB)))
+    peer.send(share(pin_all=1, regions=2))
+    peer.send(ask(0, number=1))
+    scene.b.fail(GUEST, "a key was asked for")
+    await_unpinned(scene.b)
+
+
 @path("rdma/{device}/hostile-source/write-after-end")
 def test_write_after_end(scene, peer, device):
     """Once END was read nothing can be written, though the connection is up."""
