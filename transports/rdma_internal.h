@@ -3,6 +3,7 @@
  * What the files of the rdma: transport share.
  *
  *   rdma.c          URIs, the connection manager: connecting, listening, accepting
+ *   rdma_setup.c    what a connection is made of: queues, registered buffers
  *   rdma_channel.c  one connection: messages with credits, and the byte stream made of them
  *   rdma_place.c    the source's side of direct placement: own registrations, the peer's keys
  *   rdma_offer.c    the destination's side: registers what is asked for, and tells the keys
@@ -163,7 +164,8 @@ struct rdma_channel {
 
 extern const struct channel_ops rdma_channel_ops;
 
-/* Makes queue pair and buffers on a connection that is being made; owns nothing of it yet. */
+/* (rdma_setup.c) Makes queue pair and buffers on a connection that is being made; owns nothing of
+ * it yet. */
 struct rdma_channel *rdma_channel_new(struct rdma_cm_id *id, const char *peer, struct error **errp);
 /* Takes over id and its event channel, once connected. */
 void rdma_channel_open(struct rdma_channel *c, const struct rdma_hello *peers);
@@ -180,6 +182,12 @@ void rdma_hello_mine(struct rdma_hello *hello);
  */
 bool rdma_await(struct rdma_channel *c, bool (*done)(const struct rdma_channel *c, uint64_t n),
                 uint64_t n, const struct wait *w, struct error **errp);
+
+/* Gives buffer `buffer` to the device, for the next message that comes. */
+void rdma_post_receive(struct rdma_channel *c, unsigned buffer);
+
+/* Works on what has come and sends what is due, without waiting: for who is busy for long. */
+void rdma_serve(struct rdma_channel *c);
 
 bool rdma_send(struct rdma_channel *c, enum rdma_message type, const void *body, size_t length,
                const struct wait *w, struct error **errp);

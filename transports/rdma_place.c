@@ -250,6 +250,7 @@ static bool pin_region(struct rdma_channel *c, unsigned region, const struct wai
     while ((at = next_data(r, at, r->length)) < r->length) {
         uint64_t piece_end = (at / RDMA_PIN_PIECE + 1) * RDMA_PIN_PIECE;
         uint64_t to = next_hole(r, at, piece_end < r->length ? piece_end : r->length);
+        rdma_serve(c); /* the destination pins at the same time, and its keys come in */
         if (wait_cancelled(w, errp) ||
             (to - at >= REGISTER_MIN && !register_range(c, region, at, to, errp))) {
             return false;
