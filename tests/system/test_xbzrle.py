@@ -158,12 +158,13 @@ def test_no_memory(scene):
     """The migration fails with what to change, and the guest runs on."""
     if pathlib.Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "1":
         pytest.skip("this machine gives out memory that it does not have")
-    blocks = ("ram:1048576",)
-    source, target = scene.pair(blocks=blocks)
-    scene.a.qmp.cmd("migrate-set-cache-size", guest=GUEST, value=1 << 40)
+    memory = re.search(r"MemTotal: +(\d+) kB", pathlib.Path("/proc/meminfo").read_text("ascii"))
+    size = 1 << (int(memory[1]) * 2048).bit_length()  # more than twice as much, and holes all of it
+    source, target = scene.pair(blocks=(f"ram:{size // MIB}",))
+    scene.a.qmp.cmd("migrate-set-cache-size", guest=GUEST, value=size)
     scene.a.capable(xbzrle=True)
     scene.a.migrate(scene.b.listen())
-    scene.a.fail(GUEST, "xbzrle-cache-size", str(1 << 40))
+    scene.a.fail(GUEST, "xbzrle-cache-size", str(size))
     scene.a.qmp.cmd("migrate-set-cache-size", guest=GUEST, value=MIB)
     assert target.do("state") == "incoming"
     check_source_runs(scene.a, source)
