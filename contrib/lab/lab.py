@@ -190,8 +190,22 @@ class Process:
         except subprocess.TimeoutExpired as late:
             raise LabError(f"{self.name} did not end within {timeout} s") from late
 
+    def _threads(self):
+        """The state of each thread: R, S, T..."""
+        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                yield (task / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
+            except OSError:
+                pass  # it has ended
+
     def suspend(self):
+        """Returns when it stands still: a signal takes its time to reach a thread that runs."""
         self.proc.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + DEADLINE
+        while any(state not in "TtZX" for state in self._threads()):
+            if time.monotonic() > end:
+                raise LabError(f"{self.name} does not stand still")
+            time.sleep(0.001)
 
     def wake(self):
         self.proc.send_signal(signal.SIGCONT)
