@@ -2,7 +2,7 @@
 """migrate_cancel in each state: the guest runs on, and another migration succeeds."""
 
 import pytest
-from scenes import GUEST, HOLD, check_source_runs, path
+from scenes import GUEST, HOLD, check_source_runs, eventually, path
 
 
 def statuses(session, guest=GUEST):
@@ -22,6 +22,8 @@ def test_cancel_at_the_source(scene, state):
     assert before[-1] == state.split("-save")[0].split("-load")[0]
     scene.a.cancel()
     assert scene.a.end()["status"] == "cancelled"
+    # The event comes right after what query-migrate tells.
+    eventually(lambda: statuses(watch)[-1] == "cancelled", what="the last event")
     assert statuses(watch)[len(before):] == ["cancelling", "cancelled"]
     scene.b.daemon.wake()
     source.do("behave save=ok")
