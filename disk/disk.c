@@ -2,6 +2,7 @@
 #include "disk/disk.h"
 
 #include "common/bits.h"
+#include "common/holes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -189,19 +190,11 @@ static uint64_t round_up(uint64_t at)
 
 bool disk_extent(int fd, uint64_t from, uint64_t end, uint64_t *first, uint64_t *last)
 {
-    off_t data = lseek(fd, (off_t)from, SEEK_DATA);
-    if (data < 0 && errno != ENXIO) {
-        *first = from; /* no SEEK_DATA here */
-        *last = end;
-        return from < end;
-    }
-    if (data < 0 || (uint64_t)data >= end) {
+    if (!holes_next_data(fd, from, end, first, last)) {
         return false;
     }
-    /* From data + 1: what was punched since SEEK_DATA must not read as "nothing from here on". */
-    off_t hole = lseek(fd, data + 1, SEEK_HOLE);
-    uint64_t start = (uint64_t)data / DISK_PIECE * DISK_PIECE;
-    uint64_t stop = round_up((uint64_t)(hole < 0 ? data + 1 : hole));
+    uint64_t start = *first / DISK_PIECE * DISK_PIECE;
+    uint64_t stop = round_up(*last);
     *first = start > from ? start : from;
     *last = stop < end ? stop : end;
     return true;

@@ -1,33 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "ram/extent.h"
 
-#include <errno.h>
-#include <unistd.h>
+#include "common/holes.h"
 
-static uint64_t page_floor(const struct ram_block *b, off_t at)
+static uint64_t byte_of(const struct ram_block *b, uint64_t page)
 {
-    return ((uint64_t)at - b->offset) >> RAM_PAGE_SHIFT;
+    return b->offset + (page << RAM_PAGE_SHIFT);
+}
+
+static uint64_t page_of(const struct ram_block *b, uint64_t byte)
+{
+    return (byte - b->offset) >> RAM_PAGE_SHIFT;
 }
 
 /* Looks up the extent at or after `from`; one past the block's end stands for "none". */
 static void look_up(const struct ram_block *b, struct extent_cursor *c, uint64_t from)
 {
-    off_t at = (off_t)(b->offset + (from << RAM_PAGE_SHIFT));
-    off_t end = (off_t)(b->offset + b->length);
-    off_t data = lseek(b->fd, at, SEEK_DATA);
+    uint64_t first, last;
     *c = (struct extent_cursor){.known_from = from, .data_from = b->pages, .data_end = b->pages};
-    if (data < 0 && errno != ENXIO) {
-        c->data_from = from; /* no SEEK_DATA here: take everything as existing */
-        return;
-    }
-    if (data < 0 || data >= end) {
-        return;
-    }
-    /* From data + 1: a page punched since SEEK_DATA must not read as "nothing from here on". */
-    off_t hole = lseek(b->fd, data + 1, SEEK_HOLE);
-    c->data_from = page_floor(b, data);
-    if (hole >= 0 && hole < end) {
-        c->data_end = page_floor(b, hole + RAM_PAGE_SIZE - 1);
+    if (holes_next_data(b->fd, byte_of(b, from), byte_of(b, b->pages), &first, &last)) {
+        c->data_from = page_of(b, first);
+        c->data_end = page_of(b, last + RAM_PAGE_SIZE - 1);
     }
 }
 
@@ -49,12 +42,8 @@ void extent_forget_holes(struct extent_cursor *c)
 
 uint64_t extent_skip_hole(const struct ram_block *b, uint64_t from, uint64_t end)
 {
-    off_t data = lseek(b->fd, (off_t)(b->offset + (from << RAM_PAGE_SHIFT)), SEEK_DATA);
-    if (data < 0) {
-        return errno == ENXIO ? end : from;
-    }
-    uint64_t page = page_floor(b, data);
-    return page < end ? page : end;
+    uint64_t data = holes_skip(b->fd, byte_of(b, from), byte_of(b, end));
+    return page_of(b, data);
 }
 
 bool extent_is_hole(const struct ram_block *b, struct extent_cursor *c, uint64_t from, uint64_t end)

@@ -18,9 +18,9 @@
 #include "transports/rdma_internal.h"
 
 #include "common/bits.h"
+#include "common/holes.h"
 
 #include <endian.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,41 +63,33 @@ struct rdma_placer {
 
 /* ---- what exists; file positions are the job's thread's ---- */
 
-static uint64_t seek(const struct rdma_region *r, uint64_t from, uint64_t end, int whence)
+static bool next_data(const struct rdma_region *r, uint64_t at, uint64_t end, uint64_t *from,
+                      uint64_t *to)
 {
-    off_t at = lseek(r->fd, (off_t)(r->offset + from), whence);
-    if (at < 0) {
-        return errno == ENXIO ? end : from; /* no such thing as holes here: all of it exists */
+    if (!holes_next_data(r->fd, r->offset + at, r->offset + end, from, to)) {
+        return false;
     }
-    uint64_t page = ((uint64_t)at - r->offset) & ~(uint64_t)(RDMA_PAGE - 1);
-    return page < end ? page : end;
+    *from -= r->offset;
+    *to -= r->offset;
+    return true;
 }
 
-static uint64_t next_data(const struct rdma_region *r, uint64_t from, uint64_t end)
+static bool has_data(const struct rdma_region *r, uint64_t from, uint64_t end)
 {
-    return seek(r, from, end, SEEK_DATA);
-}
-
-/* `from` exists. */
-static uint64_t next_hole(const struct rdma_region *r, uint64_t from, uint64_t end)
-{
-    uint64_t hole = seek(r, from, end, SEEK_HOLE);
-    return hole > from ? hole : end;
+    return holes_skip(r->fd, r->offset + from, r->offset + end) < r->offset + end;
 }
 
 /* The stretch of data in [*from, *to) that holds `at`; false when that is a hole. */
 static bool extent_around(const struct rdma_region *r, uint64_t at, uint64_t *from, uint64_t *to)
 {
-    uint64_t end = *to;
-    uint64_t data = next_data(r, *from, end);
-    while (data <= at) {
-        uint64_t hole = next_hole(r, data, end);
-        if (hole > at) {
-            *from = data;
-            *to = hole;
+    uint64_t end = *to, first, last;
+    for (uint64_t next = *from; next_data(r, next, end, &first, &last) && first <= at;
+         next = last) {
+        if (last > at) {
+            *from = first;
+            *to = last;
             return true;
         }
-        data = next_data(r, hole, end);
     }
     return false;
 }
@@ -246,16 +238,15 @@ static bool pin_region(struct rdma_channel *c, unsigned region, const struct wai
                        struct error **errp)
 {
     const struct rdma_region *r = &c->placer->regions.list[region];
-    uint64_t at = 0;
-    while ((at = next_data(r, at, r->length)) < r->length) {
-        uint64_t piece_end = (at / RDMA_PIN_PIECE + 1) * RDMA_PIN_PIECE;
-        uint64_t to = next_hole(r, at, piece_end < r->length ? piece_end : r->length);
+    uint64_t at = 0, from, to;
+    while (next_data(r, at, r->length, &from, &to)) {
+        uint64_t piece_end = (from / RDMA_PIN_PIECE + 1) * RDMA_PIN_PIECE;
+        at = to < piece_end ? to : piece_end;
         rdma_serve(c); /* the destination pins at the same time, and its keys come in */
         if (wait_cancelled(w, errp) ||
-            (to - at >= REGISTER_MIN && !register_range(c, region, at, to, errp))) {
+            (at - from >= REGISTER_MIN && !register_range(c, region, from, at, errp))) {
             return false;
         }
-        at = to;
     }
     return true;
 }
@@ -348,7 +339,7 @@ static bool ask_keys(struct rdma_channel *c, unsigned region, uint64_t unit, con
     uint64_t end = t->units - unit < ahead ? t->units : unit + ahead;
     for (uint64_t u = bits_test(t->asked, unit) ? t->ahead : unit; u < end; u++) {
         uint64_t stop = r->length - u * t->unit < t->unit ? r->length : (u + 1) * t->unit;
-        if (!bits_test(t->asked, u) && (u == unit || next_data(r, u * t->unit, stop) < stop)) {
+        if (!bits_test(t->asked, u) && (u == unit || has_data(r, u * t->unit, stop))) {
             asks[count++] = (struct rdma_ask){.region = htole32(region), .unit = htole64(u)};
             bits_set(t->asked, u);
         }
