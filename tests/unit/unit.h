@@ -9,12 +9,18 @@
 /* Seconds for one test; generous, as sanitizers and a busy machine slow it down. */
 #define UNIT_TIMEOUT 60
 
-static inline void unit_add(Suite *suite, const char *path, const TTest *test)
+/* The test runs `count` times, with _i from 0 on. */
+static inline void unit_add_loop(Suite *suite, const char *path, const TTest *test, unsigned count)
 {
     TCase *tcase = tcase_create(path);
     tcase_set_timeout(tcase, UNIT_TIMEOUT);
-    tcase_add_test(tcase, test);
+    tcase_add_loop_test(tcase, test, 0, (int)count);
     suite_add_tcase(suite, tcase);
+}
+
+static inline void unit_add(Suite *suite, const char *path, const TTest *test)
+{
+    unit_add_loop(suite, path, test, 1);
 }
 
 /* Runs and frees the suite; for main to return. */
