@@ -7,6 +7,7 @@ sleeps for a fixed time: events, lines and states are awaited, each with a deadl
 """
 
 import array
+import contextlib
 import json
 import os
 import pathlib
@@ -78,7 +79,7 @@ class Qmp:
                 return got
             self.events.append(got)
 
-    def cmd(self, name, fds=(), **arguments):
+    def cmd(self, name, /, fds=(), **arguments):
         """Executes a command; underscores in argument names stand for dashes."""
         arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
         return self.execute(name, arguments, fds)
@@ -93,7 +94,7 @@ class Qmp:
             raise CommandError(got["error"])
         return got["return"]
 
-    def await_event(self, name, timeout=DEADLINE, **data):
+    def await_event(self, name, /, timeout=DEADLINE, **data):
         """The next event of that name whose data has these members; earlier ones are dropped."""
         def matches(event):
             return event["event"] == name and all(
@@ -362,6 +363,7 @@ class Lab:
         self.processes = []
         self.sessions = []
         self.names = {}
+        self.undo = contextlib.ExitStack()  # what close does once all processes have ended
 
     def __enter__(self):
         return self
@@ -375,6 +377,7 @@ class Lab:
         for process in reversed(self.processes):
             process.kill()
         self.sessions, self.processes = [], []
+        self.undo.close()
         if self._made:
             self._made.cleanup()
 
@@ -401,7 +404,8 @@ class Lab:
         self.names[name] = self.names.get(name, 0) + 1
         return name if self.names[name] == 1 else f"{name}.{self.names[name]}"
 
-    def _keep(self, process):
+    def keep(self, process):
+        """The lab ends it from now on."""
         self.processes.append(process)
         return process
 
@@ -410,7 +414,7 @@ class Lab:
         if path.exists():
             with open(path, "a", encoding="ascii") as log:
                 log.write("\n# started\n")
-        return self._keep(Daemon(self, name, **kwargs))
+        return self.keep(Daemon(self, name, **kwargs))
 
     def session(self, daemon, negotiate=True):
         session = daemon.qmp(negotiate)
@@ -426,13 +430,13 @@ class Lab:
             session.await_event("GUEST_ATTACHED", guest=name)
 
     def vmm(self, name, daemon, session=None, **kwargs):
-        vmm = self._keep(Vmm(self, name, daemon, **kwargs))
+        vmm = self.keep(Vmm(self, name, daemon, **kwargs))
         if session:
             self.await_guest(session, name)
         return vmm
 
     def scripted(self, name, daemon, session=None, **kwargs):
-        vmm = self._keep(ScriptedVmm(self, name, daemon, **kwargs))
+        vmm = self.keep(ScriptedVmm(self, name, daemon, **kwargs))
         if session:
             self.await_guest(session, name)
         return vmm

@@ -220,10 +220,15 @@ def hold_active(scene, source, target):
     source.do("fill ram 0 16777216 random 7")
     scene.a.set(max_bandwidth=SLOW)
     scene.a.migrate(scene.b.listen())
+    await_pages(scene)
+
+
+def await_pages(scene):
+    """Waits until a migration from a to b is active, and some pages have arrived."""
     scene.a.reach("active")
-    eventually(lambda: scene.a.info()["ram"]["normal"] > 16, what="pages that were sent")
-    assert scene.a.status() == "active"
     scene.b.reach("active")
+    eventually(lambda: scene.b.info()["ram"]["normal"] > 16, what="pages that have arrived")
+    assert scene.a.status() == "active"
 
 
 def hold_pre_switchover(scene, source, target):

@@ -179,11 +179,13 @@ def test_kvm(scene, what):
     source = scene.a.vmm(guest="checker", args="set=8 every=20", memory=32)
     source.await_line("bad 0")
     target = scene.b.vmm(incoming=True, memory=32)
-    scene.a.set(max_bandwidth=16 * MIB, downtime_limit=100, cpu_throttle_increment=30)
+    # Not even on a machine so busy that the guest is slow.
+    scene.a.set(max_bandwidth=4 * MIB, downtime_limit=1, cpu_throttle_increment=30)
     scene.a.capable(auto_converge=what == "completes")
     scene.a.migrate(scene.b.listen())
     if what == "completes":
         eventually(lambda: percentage(scene.a), what="a throttle")
+        scene.a.set(max_bandwidth=16 * MIB, downtime_limit=100)
         scene.a.complete()
         at = target.await_line("bad 0")
         target.await_line("bad 0", after=at)

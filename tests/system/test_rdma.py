@@ -390,7 +390,7 @@ def test_unreachable(scene, device):
 
 @pytest.fixture
 def peer(lab):
-    return lab._keep(RdmaPeer(lab))
+    return lab.keep(RdmaPeer(lab))
 
 
 @path("rdma/{device}/hostile-hello/{what}")
