@@ -121,7 +121,7 @@ include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
 
-.PHONY: all deps demo check check-run check-asan check-tsan check-rdma bench soak lint layers tidy cppcheck \
+.PHONY: all deps demo check check-run check-asan check-tsan check-rdma bench soak lint layers tidy cppcheck elsewhere \
 	generated fuzz install uninstall clean
 
 all: $(PROGRAMS) guests
@@ -163,7 +163,7 @@ fuzz:
 
 # ---- lint ----
 
-lint: layers generated tidy cppcheck
+lint: layers generated tidy cppcheck elsewhere
 
 layers:
 	tests/layers
@@ -182,6 +182,10 @@ cppcheck:
 	cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 -I. \
 		--enable=warning,performance,portability \
 		--suppress=missingIncludeSystem --suppress=uninitvar $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES))
+
+# That it can be built for a processor that nothing is known of.
+elsewhere:
+	$(MAKE) BUILD=build/elsewhere FOREIGN_ARCH=elsewhere build/elsewhere/ferryd
 
 # ---- install ----
 
