@@ -22,7 +22,7 @@ const char *command_guest(json_t *args);
 struct entry *command_entry(struct ferryd *d, struct qmp_request *req, json_t *args);
 
 /* Answers the request that is `opaque`, with success or with `err`, which is taken over;
- * agent_done.
+ * guest_done.
  */
 void command_done(void *opaque, struct error *err);
 

@@ -56,8 +56,8 @@ static void cmd_announce_self(struct qmp_request *req, json_t *args, void *opaqu
         qmp_fail(req, err);
         return;
     }
-    agent_announce(e->guest, &how, (int)param_get(e->params, PARAM_GUEST_TIMEOUT), command_done,
-                   req);
+    e->guest->ops->announce(e->guest, &how, (int)param_get(e->params, PARAM_GUEST_TIMEOUT),
+                            command_done, req);
 }
 
 const struct qmp_command commands_announce[] = {

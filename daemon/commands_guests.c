@@ -34,32 +34,119 @@ static bool is_seqpacket(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_SEQPACKET;
 }
 
+/* A libferry by its socket, or one that has connected by itself. */
+static bool attach_agent(struct ferryd *d, struct qmp_request *req, json_t *args,
+                         struct error **errp)
+{
+    const char *name = json_string_value(json_object_get(args, "name"));
+    const char *fdname = json_string_value(json_object_get(args, "fd"));
+    if (!fdname) {
+        unpark(d, req, name);
+        return true;
+    }
+    int sock = fds_take(d, fdname, errp);
+    if (sock >= 0 && !is_seqpacket(sock)) {
+        error_set(errp, "fd-unsuitable",
+                  "File descriptor '%s' is no SOCK_SEQPACKET unix socket to a libferry", fdname);
+        close(sock);
+        return false;
+    }
+    return sock >= 0 && guests_adopt(d, sock, name, req, errp);
+}
+
+/* The drivers, and the argument that is each one's own. */
+static const struct {
+    const char *name, *argument;
+    bool needed;
+    bool (*attach)(struct ferryd *d, struct qmp_request *req, json_t *args, struct error **errp);
+} drivers[] = {
+    {"agent", "fd", false, attach_agent},
+};
+
+static bool check_arguments(size_t driver, json_t *args, struct error **errp)
+{
+    for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++) {
+        bool given = json_object_get(args, drivers[i].argument);
+        if (given && i != driver) {
+            error_set(errp, "driver-argument", "'%s' is for driver %s, and this is driver %s",
+                      drivers[i].argument, drivers[i].name, drivers[driver].name);
+            return false;
+        }
+        if (!given && i == driver && drivers[i].needed) {
+            error_set(errp, "driver-argument", "Driver %s needs '%s'", drivers[i].name,
+                      drivers[i].argument);
+            return false;
+        }
+    }
+    return true;
+}
+
+static size_t wanted_driver(json_t *args)
+{
+    const char *name = json_string_value(json_object_get(args, "driver"));
+    size_t i = 0;
+    while (name && i + 1 < sizeof(drivers) / sizeof(drivers[0]) &&
+           strcmp(drivers[i].name, name) != 0) {
+        i++; /* the schema lets no other name through */
+    }
+    return i;
+}
+
 static void cmd_guest_attach(struct qmp_request *req, json_t *args, void *opaque)
 {
     struct ferryd *d = opaque;
     const char *name = json_string_value(json_object_get(args, "name"));
-    const char *fdname = json_string_value(json_object_get(args, "fd"));
+    size_t driver = wanted_driver(args);
     struct error *err = NULL;
-    if (!name[0] || strlen(name) >= GUEST_NAME_SIZE) {
-        qmp_fail(req, error_new("guest-invalid", "A guest's name has 1 to %d characters",
-                                GUEST_NAME_SIZE - 1));
-        return;
+    if (!guest_name_is_good(name)) {
+        error_set(&err, "guest-invalid",
+                  "A guest's name has 1 to %d printable characters, no spaces or quotes",
+                  GUEST_NAME_SIZE - 1);
     }
-    if (!fdname) {
-        unpark(d, req, name);
-        return;
-    }
-    int sock = fds_take(d, fdname, &err);
-    if (sock >= 0 && !is_seqpacket(sock)) {
-        error_set(&err, "fd-unsuitable",
-                  "File descriptor '%s' is no SOCK_SEQPACKET unix socket to a libferry", fdname);
-        close(sock);
-    }
-    if (err) {
+    if (err || !check_arguments(driver, args, &err) ||
+        !drivers[driver].attach(d, req, args, &err)) {
         qmp_fail(req, err);
-        return;
     }
-    guests_adopt(d, sock, name, req);
+}
+
+/* A VMM that is asked to be left, and whoever asked for it. */
+struct leaving {
+    struct ferryd *d;
+    struct guest *guest;
+    struct qmp_request *req;
+};
+
+/* Outside of whatever reads the connection: it ends here.  One that was lost has ended. */
+static void end_leaving(void *arg)
+{
+    struct leaving *l = arg;
+    struct entry *e = entry_find(l->d, l->guest->name);
+    if (e && e->guest == l->guest) {
+        e->parked = false; /* its end is told */
+        guests_drop(l->d, e);
+    }
+    qmp_return(l->req, NULL);
+    guest_unref(l->guest);
+    free(l);
+}
+
+/* A VMM that did not answer is left all the same. */
+static void left(void *opaque, struct error *err)
+{
+    struct leaving *l = opaque;
+    error_free(err);
+    loop_post(l->d->loop, end_leaving, l);
+}
+
+static void leave(struct ferryd *d, struct entry *e, struct qmp_request *req)
+{
+    struct leaving *l = malloc(sizeof(*l));
+    if (!l) {
+        abort();
+    }
+    *l = (struct leaving){.d = d, .guest = guest_ref(e->guest), .req = req};
+    e->guest->ops->ask(e->guest, GUEST_ASK_LEAVE, (int)param_get(e->params, PARAM_GUEST_TIMEOUT),
+                       left, l);
 }
 
 static void cmd_guest_detach(struct qmp_request *req, json_t *args, void *opaque)
@@ -73,7 +160,11 @@ static void cmd_guest_detach(struct qmp_request *req, json_t *args, void *opaque
         qmp_fail(req, error_new("migration-active", "There's a migration process in progress"));
         return;
     }
-    e->parked = true;
+    e->parked = true; /* from now on nobody finds it */
+    if (!e->guest->ops->comes_back) {
+        leave(d, e, req);
+        return;
+    }
     qmp_event(d->qmp, "GUEST_DETACHED",
               json_pack("{s:s, s:s}", "guest", e->name, "reason", "guest-detach"));
     qmp_return(req, NULL);
@@ -105,11 +196,12 @@ static const char *obstacle(enum guest_state state)
         [GUEST_STOPPED] = "is stopped by a migration; migrate_cancel resumes it",
         [GUEST_GIVEN_AWAY] = "was given away to its destination",
         [GUEST_INCOMING] = "waits for an incoming migration",
+        [GUEST_SPENT] = "is what a failed migration left: end its VMM and start it anew",
     };
     return obstacles[state];
 }
 
-static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum agent_request request)
+static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum guest_request request)
 {
     struct entry *e = command_entry(d, req, args);
     if (!e) {
@@ -117,8 +209,8 @@ static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum ag
     }
     enum guest_state state = guest_get_state(e->guest);
     /* Stopped by a migration that has ended since: its resume had failed. */
-    if (state == GUEST_STOPPED && request == AGENT_CONTINUE && !entry_is_busy(e)) {
-        request = AGENT_RESUME;
+    if (state == GUEST_STOPPED && request == GUEST_ASK_CONTINUE && !entry_is_busy(e)) {
+        request = GUEST_ASK_RESUME;
         state = GUEST_PAUSED;
     }
     const char *why = obstacle(state);
@@ -126,17 +218,18 @@ static void ask(struct ferryd *d, struct qmp_request *req, json_t *args, enum ag
         qmp_fail(req, error_new("guest-state", "Guest '%s' %s", e->name, why));
         return;
     }
-    agent_ask(e->guest, request, (int)param_get(e->params, PARAM_GUEST_TIMEOUT), command_done, req);
+    e->guest->ops->ask(e->guest, request, (int)param_get(e->params, PARAM_GUEST_TIMEOUT),
+                       command_done, req);
 }
 
 static void cmd_stop(struct qmp_request *req, json_t *args, void *opaque)
 {
-    ask(opaque, req, args, AGENT_PAUSE);
+    ask(opaque, req, args, GUEST_ASK_PAUSE);
 }
 
 static void cmd_cont(struct qmp_request *req, json_t *args, void *opaque)
 {
-    ask(opaque, req, args, AGENT_CONTINUE);
+    ask(opaque, req, args, GUEST_ASK_CONTINUE);
 }
 
 /* ---- descriptors, the daemon ---- */

@@ -64,6 +64,12 @@ static bool check_outgoing(const struct entry *e, json_t *args, struct error **e
         error_set(errp, "guest-incoming", "Guest is waiting for an incoming migration");
         return false;
     }
+    if (state == GUEST_SPENT) {
+        error_set(errp, "guest-state",
+                  "Guest '%s' is what a failed migration left: end its VMM and start it anew",
+                  e->name);
+        return false;
+    }
     if (state == GUEST_GIVEN_AWAY) {
         error_set(errp, "guest-given-away", "Guest '%s' was given away by an earlier migration",
                   e->name);
@@ -226,10 +232,10 @@ static void resolve_orphan(struct entry *e, struct qmp_request *req, bool to_sou
     *r = (struct resolve){
         .req = req, .guest = guest_ref(e->guest), .due = to_source ? 2 : 1, .release = !to_source};
     if (to_source) {
-        agent_ask(e->guest, AGENT_TAKE_BACK, timeout_ms, resolve_done, r);
-        agent_ask(e->guest, AGENT_RESUME, timeout_ms, resolve_done, r);
+        e->guest->ops->ask(e->guest, GUEST_ASK_TAKE_BACK, timeout_ms, resolve_done, r);
+        e->guest->ops->ask(e->guest, GUEST_ASK_RESUME, timeout_ms, resolve_done, r);
     } else {
-        agent_ask(e->guest, AGENT_RELEASE, timeout_ms, resolve_done, r);
+        e->guest->ops->ask(e->guest, GUEST_ASK_RELEASE, timeout_ms, resolve_done, r);
     }
 }
 

@@ -117,12 +117,12 @@ static void settle(struct entry *e)
     }
     int timeout_ms = (int)param_get(e->params, PARAM_GUEST_TIMEOUT);
     if (job_get_status(e->job) == JOB_COMPLETED) {
-        agent_ask(g, AGENT_RELEASE, timeout_ms, settled, guest_ref(g));
+        g->ops->ask(g, GUEST_ASK_RELEASE, timeout_ms, settled, guest_ref(g));
         return;
     }
     log_info("guest %s: its migration failed: taken back", g->name);
-    agent_ask(g, AGENT_TAKE_BACK, timeout_ms, settled, guest_ref(g));
-    agent_ask(g, AGENT_RESUME, timeout_ms, settled, guest_ref(g));
+    g->ops->ask(g, GUEST_ASK_TAKE_BACK, timeout_ms, settled, guest_ref(g));
+    g->ops->ask(g, GUEST_ASK_RESUME, timeout_ms, settled, guest_ref(g));
 }
 
 static bool on_attached(void *opaque, struct guest *g, struct error **errp)
@@ -190,7 +190,7 @@ static void connection_end(struct connection *c, struct error *err)
     struct ferryd *d = c->d;
     struct entry *e = c->entry;
     log_info("guest %s: detached: %s", c->guest->name[0] ? c->guest->name : "(unnamed)", err->text);
-    agent_lost(c->guest);
+    c->guest->ops->lost(c->guest);
     if (e) {
         if (!e->parked) {
             qmp_event(d->qmp, "GUEST_DETACHED",
@@ -214,33 +214,21 @@ static void on_readable(evutil_socket_t fd, short events, void *arg)
     struct error *err = NULL;
     (void)fd;
     (void)events;
-    if (!agent_read(c->guest, &err)) {
+    if (!c->guest->ops->read(c->guest, &err)) {
         connection_end(c, err);
     }
 }
 
-void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach)
+/* Listens to a guest's VMM from now on; takes the guest's reference over. */
+static void listen_to(struct ferryd *d, struct guest *g, int sock, const char *name,
+                      struct qmp_request *attach)
 {
     struct connection *c = calloc(1, sizeof(*c));
     if (!c) {
         abort();
     }
-    c->guest = agent_new(sock, &(struct agent_events){.attached = on_attached,
-                                                      .welcomed = on_welcomed,
-                                                      .state_changed = on_state,
-                                                      .shut_down = on_shut_down,
-                                                      .opaque = d});
-    if (!c->guest) {
-        log_error("no descriptors left for a VMM that connects");
-        if (attach) {
-            struct error *err = NULL;
-            error_set(&err, "system-error", "No descriptors left for another guest");
-            qmp_fail(attach, err);
-        }
-        free(c);
-        return;
-    }
     c->d = d;
+    c->guest = g;
     c->attach = attach;
     c->deadline_ns = clock_ns() + INTRODUCTION_NS;
     strcpy(c->name, name);
@@ -252,13 +240,46 @@ void guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_reque
     TAILQ_INSERT_TAIL(&d->connections, c, link);
 }
 
+static struct guest_events events_for(struct ferryd *d)
+{
+    return (struct guest_events){.attached = on_attached,
+                                 .welcomed = on_welcomed,
+                                 .state_changed = on_state,
+                                 .shut_down = on_shut_down,
+                                 .opaque = d};
+}
+
+bool guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach,
+                  struct error **errp)
+{
+    struct guest_events events = events_for(d);
+    struct guest *g = agent_new(sock, &events);
+    if (!g) {
+        error_set(errp, "system-error", "No descriptors left for another guest");
+        return false;
+    }
+    listen_to(d, g, sock, name, attach);
+    return true;
+}
+
+void guests_drop(struct ferryd *d, struct entry *e)
+{
+    struct error *err = NULL;
+    error_set(&err, "guest-lost", "guest-detach");
+    connection_end(find_connection(d, e->guest), err);
+}
+
 static void on_connect(evutil_socket_t fd, short events, void *arg)
 {
     struct ferryd *d = arg;
     (void)events;
     int sock = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct error *err = NULL;
     if (sock >= 0 && d->strangers < STRANGERS_MAX) {
-        guests_adopt(d, sock, "", NULL);
+        if (!guests_adopt(d, sock, "", NULL, &err)) {
+            log_error("%s", err->text);
+            error_free(err);
+        }
     } else if (sock >= 0) {
         close(sock); /* libferry tries again */
     } else if (errno == EMFILE || errno == ENFILE) {
@@ -276,7 +297,7 @@ static void on_tick(evutil_socket_t fd, short events, void *arg)
     (void)events;
     for (c = TAILQ_FIRST(&d->connections); c; c = next) {
         next = TAILQ_NEXT(c, link);
-        agent_expire(c->guest);
+        c->guest->ops->expire(c->guest);
         if (!c->entry && now > c->deadline_ns) {
             struct error *err = NULL;
             error_set(&err, "guest-timeout", "The VMM did not introduce its guest in time");
@@ -306,7 +327,7 @@ void guests_free(struct ferryd *d)
     struct connection *c;
     struct entry *e;
     while ((c = TAILQ_FIRST(&d->connections))) {
-        agent_lost(c->guest);
+        c->guest->ops->lost(c->guest);
         connection_free(c);
     }
     while ((e = TAILQ_FIRST(&d->entries))) {

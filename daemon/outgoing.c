@@ -68,7 +68,7 @@ static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
     uint64_t start = clock_ns();
     bool ok = o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
     o->request_ns = clock_ns() - start;
-    return ok;
+    return ok && o->job->guest->ops->log_settle(o->job->guest, &w, errp);
 }
 
 static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t count,
@@ -202,9 +202,12 @@ static bool run_rounds(struct outgoing *o, struct error **errp)
 static bool stop_guest(struct outgoing *o, struct error **errp)
 {
     struct wait w = job_guest_wait(o->job);
+    if (!o->job->guest->ops->prepare(o->job->guest, &w, errp)) {
+        return false;
+    }
     o->stopped = true;
     o->stopped_ns = clock_ns();
-    if (!o->job->guest->ops->stop(o->job->guest, &o->was_paused, &w, errp)) {
+    if (!o->job->guest->ops->stop(o->job->guest, &o->was_paused, &o->stopped_ns, &w, errp)) {
         return false;
     }
     atomic_store(&o->job->downtime.stop, clock_ns() - o->stopped_ns);

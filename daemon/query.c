@@ -254,7 +254,7 @@ static const char *run_state(const struct entry *e)
     static const char *const names[] = {
         [GUEST_RUNNING] = "running",        [GUEST_PAUSED] = "paused",
         [GUEST_STOPPED] = "finish-migrate", [GUEST_GIVEN_AWAY] = "postmigrate",
-        [GUEST_INCOMING] = "inmigrate",
+        [GUEST_INCOMING] = "inmigrate",     [GUEST_SPENT] = "internal-error",
     };
     return e->guest ? names[guest_get_state(e->guest)] : "shutdown";
 }

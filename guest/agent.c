@@ -17,6 +17,7 @@ _Static_assert(GUEST_NAME_SIZE == WIRE_NAME_SIZE, "names have one length");
 _Static_assert(GUEST_TEXT_SIZE == WIRE_TEXT_SIZE, "texts have one length");
 _Static_assert(GUEST_BLOCKERS_MAX == WIRE_BLOCKERS_MAX, "blockers have one limit");
 _Static_assert(GUEST_BLOCKS_MAX == WIRE_BLOCKS_MAX, "blocks have one limit");
+_Static_assert((int)GUEST_SPENT == (int)WIRE_STATES, "those before it are the wire's");
 _Static_assert(GUEST_DISKS_MAX == WIRE_DISKS_MAX, "disks have one limit");
 
 /* News taken from a VMM between two calls of agent_expire, and messages read in one go. */
@@ -163,7 +164,7 @@ static void finish_async(struct agent *a, struct agent_call *call, struct error 
 }
 
 static void call_async(struct agent *a, uint32_t type, const void *body, int timeout_ms,
-                       agent_done *done, void *opaque)
+                       guest_done *done, void *opaque)
 {
     struct agent_call *call = calloc(1, sizeof(*call));
     struct error *err = NULL;
@@ -180,25 +181,30 @@ static void call_async(struct agent *a, uint32_t type, const void *body, int tim
     }
 }
 
-void agent_ask(struct guest *g, enum agent_request request, int timeout_ms, agent_done *done,
+void agent_ask(struct guest *g, enum guest_request request, int timeout_ms, guest_done *done,
                void *opaque)
 {
     static const struct {
         uint32_t type;
         union wire_body body;
     } requests[] = {
-        [AGENT_PAUSE] = {WIRE_STOP, {.stop = {.migration = 0}}},
-        [AGENT_CONTINUE] = {WIRE_RESUME, {.resume = {.migration = 0}}},
-        [AGENT_TAKE_BACK] = {.type = WIRE_TAKE_BACK},
-        [AGENT_RESUME] = {WIRE_RESUME, {.resume = {.migration = 1}}},
-        [AGENT_RELEASE] = {.type = WIRE_RELEASE},
+        [GUEST_ASK_PAUSE] = {WIRE_STOP, {.stop = {.migration = 0}}},
+        [GUEST_ASK_CONTINUE] = {WIRE_RESUME, {.resume = {.migration = 0}}},
+        [GUEST_ASK_TAKE_BACK] = {.type = WIRE_TAKE_BACK},
+        [GUEST_ASK_RESUME] = {WIRE_RESUME, {.resume = {.migration = 1}}},
+        [GUEST_ASK_RELEASE] = {.type = WIRE_RELEASE},
+        [GUEST_ASK_LEAVE] = {0}, /* nothing was set */
     };
+    if (!requests[request].type) {
+        done(opaque, NULL);
+        return;
+    }
     call_async(agent_of(g), requests[request].type, &requests[request].body, timeout_ms, done,
                opaque);
 }
 
 void agent_announce(struct guest *g, const struct guest_announce *how, int timeout_ms,
-                    agent_done *done, void *opaque)
+                    guest_done *done, void *opaque)
 {
     struct wire_announce body = agent_wire_announce(how);
     call_async(agent_of(g), WIRE_ANNOUNCE, &body, timeout_ms, done, opaque);
@@ -258,7 +264,7 @@ void agent_wake(struct agent *a)
 static void set_state(struct agent *a, uint32_t state)
 {
     enum guest_state from = guest_get_state(&a->guest);
-    if (state < GUEST_STATES && state != from) {
+    if (state < WIRE_STATES && state != from) {
         atomic_store(&a->guest.state, (int)state);
         a->events.state_changed(a->events.opaque, &a->guest, from);
     }
@@ -381,49 +387,10 @@ bool agent_read(struct guest *g, struct error **errp)
 
 /* ---- life ---- */
 
-static void *close_fds(void *arg)
-{
-    int *fds = arg;
-    for (int i = 0; fds[i] >= 0; i++) {
-        close(fds[i]);
-    }
-    free(fds);
-    return NULL;
-}
-
-/*
- * Closing the last descriptor of a memory file frees its pages, seconds for a large guest; closing
- * that of a disk may wait for its file system.
- */
-static void close_files(struct guest *g)
-{
-    int *fds = calloc(g->nblocks + 2 * g->ndisks + 1, sizeof(*fds));
-    unsigned n = 0;
-    pthread_t thread;
-    if (!fds) {
-        abort();
-    }
-    for (unsigned i = 0; i < g->nblocks; i++) {
-        fds[n++] = g->blocks[i].fd;
-    }
-    for (unsigned i = 0; i < g->ndisks; i++) {
-        fds[n++] = g->disks[i].fd;
-        if (g->disks[i].base_fd >= 0) {
-            fds[n++] = g->disks[i].base_fd;
-        }
-    }
-    fds[n] = -1;
-    if (n == 0 || pthread_create(&thread, NULL, close_fds, fds) != 0) {
-        close_fds(fds);
-    } else {
-        pthread_detach(thread);
-    }
-}
-
 void agent_free(struct guest *g)
 {
     struct agent *a = agent_of(g);
-    close_files(g);
+    guest_close_files(g);
     dirtymap_unmap(&a->map);
     close(a->reply_fd);
     close(a->sock);
@@ -431,7 +398,7 @@ void agent_free(struct guest *g)
     free(a);
 }
 
-struct guest *agent_new(int sock, const struct agent_events *events)
+struct guest *agent_new(int sock, const struct guest_events *events)
 {
     struct agent *a = calloc(1, sizeof(*a));
     struct ucred cred = {0};

@@ -23,7 +23,7 @@
 
 static bool disk_is_good(const struct guest *g, const struct wire_disk *d, struct error **errp)
 {
-    if (!agent_name_is_good(d->name)) {
+    if (!guest_name_is_good(d->name)) {
         error_set(errp, "guest-invalid", "Guest '%s' has a disk without a printable name", g->name);
         return false;
     }
@@ -114,7 +114,7 @@ static bool on_image(struct agent *a, const struct wire_disk *d, int *fd, struct
 static bool on_base(struct agent *a, const struct wire_disk *d, int *fd, struct error **errp)
 {
     struct guest_disk *mine = &a->guest.disks[a->guest.ndisks - 1];
-    if (!agent_name_is_good(d->name) || strcmp(d->name, mine->name) != 0 ||
+    if (!guest_name_is_good(d->name) || strcmp(d->name, mine->name) != 0 ||
         d->length != mine->length) {
         error_set(errp, "guest-protocol", "The base of disk '%s' comes with another disk's name",
                   mine->name);

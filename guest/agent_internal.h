@@ -21,7 +21,7 @@ struct agent_call {
     bool sent; /* the VMM may have got it */
     bool done; /* reply is filled */
     struct wire_reply reply;
-    agent_done *done_fn; /* NULL: a job's thread waits for it */
+    guest_done *done_fn; /* NULL: a job's thread waits for it */
     void *opaque;
     uint64_t deadline_ns;
     TAILQ_ENTRY(agent_call) link;
@@ -29,7 +29,7 @@ struct agent_call {
 
 struct agent {
     struct guest guest; /* first: agent_of */
-    struct agent_events events;
+    struct guest_events events;
     int sock;
     int reply_fd; /* eventfd: a reply for the job's thread, or the loss of the VMM */
 
@@ -86,9 +86,6 @@ void agent_make_printable(char text[WIRE_TEXT_SIZE]);
 
 /* Handles a DISK of an introduction; takes *fd (leaving -1). */
 bool agent_on_disk(struct agent *a, const struct wire_message *msg, int *fd, struct error **errp);
-
-/* Whether it is a name that others can show and write down; `name` need not end. */
-bool agent_name_is_good(const char name[WIRE_NAME_SIZE]);
 
 /* guest_ops.disk_sync */
 void agent_disk_sync(struct guest *g, uint64_t *const dirty[]);

@@ -14,10 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* No guest has more RAM: sums of lengths can't overflow. */
-#define GUEST_RAM_MAX   (1ULL << 46)
-#define GUEST_PAGE_SIZE 4096u
-
 static bool refuse(struct agent *a, struct error *err, struct error **errp)
 {
     struct wire_refuse body = {0};
@@ -28,20 +24,6 @@ static bool refuse(struct agent *a, struct error *err, struct error **errp)
 }
 
 /* Names go into JSON, logs and file names of others: printable ASCII without spaces and quotes. */
-bool agent_name_is_good(const char name[WIRE_NAME_SIZE])
-{
-    size_t n = strnlen(name, WIRE_NAME_SIZE);
-    if (!n || n == WIRE_NAME_SIZE) {
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (name[i] <= ' ' || name[i] >= 0x7f || strchr("\"'\\", name[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static const char *pick_tracking(uint32_t features)
 {
     if (!(features & WIRE_FEATURE_KVM_LOG)) {
@@ -59,14 +41,14 @@ static bool on_hello(struct agent *a, const struct wire_message *msg, struct err
         error_set(errp, "guest-version",
                   "The VMM's libferry speaks protocol versions %u to %u, this ferryd %u to %u",
                   h->version_min, h->version, WIRE_VERSION_MIN, WIRE_VERSION);
-    } else if (!agent_name_is_good(h->name)) {
+    } else if (!guest_name_is_good(h->name)) {
         error_set(errp, "guest-invalid",
                   "A guest's name has 1 to %d printable characters, no spaces or quotes",
                   WIRE_NAME_SIZE - 1);
     } else if (h->page_size != GUEST_PAGE_SIZE) {
         error_set(errp, "guest-invalid", "Guest '%s' has pages of %u bytes, not %u", h->name,
                   h->page_size, GUEST_PAGE_SIZE);
-    } else if (!h->blocks || h->blocks > GUEST_BLOCKS_MAX || h->state >= GUEST_STATES) {
+    } else if (!h->blocks || h->blocks > GUEST_BLOCKS_MAX || h->state >= WIRE_STATES) {
         error_set(errp, "guest-invalid", "Guest '%s' has %u RAM blocks; 1 to %u are allowed",
                   h->name, h->blocks, GUEST_BLOCKS_MAX);
     } else if (h->disks > GUEST_DISKS_MAX) {
@@ -149,7 +131,7 @@ static bool on_block(struct agent *a, const struct wire_message *msg, int *fd, s
 {
     struct guest *g = &a->guest;
     const struct wire_block *b = &msg->body.block;
-    if (!agent_name_is_good(b->name)) {
+    if (!guest_name_is_good(b->name)) {
         error_set(errp, "guest-invalid", "Guest '%s' has a RAM block without a printable name",
                   g->name);
         return false;

@@ -88,14 +88,28 @@ static bool log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t 
     return simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
 }
 
+/*
+ * What libferry's VMMs need not do: what they say is written has been written (log_settle), and
+ * their stop needs nothing before it (prepare).
+ */
+static bool nothing_to_do(struct guest *g, const struct wait *w, struct error **errp)
+{
+    (void)g;
+    (void)w;
+    (void)errp;
+    return true;
+}
+
 static bool throttle(struct guest *g, unsigned percent, const struct wait *w, struct error **errp)
 {
     struct wire_throttle body = {.percent = percent};
     return simple_call(g, WIRE_THROTTLE, &body, w, errp);
 }
 
-static bool stop(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp)
+static bool stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
+                 struct error **errp)
 {
+    (void)stopped_ns;
     struct wire_stop body = {.migration = 1};
     struct agent_call call = {.type = WIRE_STOP};
     bool ok = agent_call(agent_of(g), &call, &body, -1, w, errp);
@@ -181,12 +195,20 @@ static void notify(struct guest *g, enum guest_migration status, bool outgoing)
 
 const struct guest_ops agent_ops = {
     .driver = "agent",
+    .comes_back = true,
+    .read = agent_read,
+    .lost = agent_lost,
+    .expire = agent_expire,
+    .ask = agent_ask,
+    .announce = agent_announce,
     .log_start = log_start,
     .log_stop = log_stop,
     .log_sync = log_sync,
+    .log_settle = nothing_to_do,
     .log_clear = log_clear,
     .throttle = throttle,
     .disk_sync = agent_disk_sync,
+    .prepare = nothing_to_do,
     .stop = stop,
     .resume = resume,
     .save_state = save_state,

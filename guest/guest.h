@@ -2,9 +2,9 @@
 /*
  * A guest as the daemon reaches it, whatever its VMM is: facts, and a driver's functions.
  *
- * The functions of guest_ops are called by the one job that works on the guest, on its thread; they
- * block for at most the wait's timeout.  What changes without a job asking (state, loss) is told
- * through guest_events on the main thread.  A guest lives until its last reference is dropped.
+ * Most functions of guest_ops are called by the one job that works on the guest, on its thread;
+ * they block for at most the wait's timeout.  What changes without a job asking (state, loss) is
+ * told through guest_events on the main thread.  A guest lives until its last reference is dropped.
  */
 #ifndef FERRY_GUEST_GUEST_H
 #define FERRY_GUEST_GUEST_H
@@ -23,14 +23,18 @@
 #define GUEST_UUID_SIZE    16
 #define GUEST_BLOCKERS_MAX 16u
 #define GUEST_TEXT_SIZE    256 /* with the final NUL */
+#define GUEST_PAGE_SIZE    4096u
+/* More is a mistake, and keeps sums of sizes far from overflow; bytes. */
+#define GUEST_RAM_MAX (1ULL << 46)
 
-/* The order is libferry's enum ferry_guest_state, which the wire carries. */
+/* The order is libferry's enum ferry_guest_state, which the wire carries; GUEST_SPENT is ours. */
 enum guest_state {
     GUEST_RUNNING,
     GUEST_PAUSED,
     GUEST_STOPPED,    /* by a migration */
     GUEST_GIVEN_AWAY, /* may run elsewhere */
     GUEST_INCOMING,   /* waits for a migration */
+    GUEST_SPENT,      /* holds what a failed migration left: never to be run */
     GUEST_STATES,
 };
 
@@ -74,18 +78,66 @@ struct guest_announce {
 
 struct guest;
 
+/* What a driver tells its owner; all on the main thread, from within guest_ops.read. */
+struct guest_events {
+    /* attached: the VMM has introduced a valid guest.  False with an error refuses it. */
+    bool (*attached)(void *opaque, struct guest *g, struct error **errp);
+    /* welcomed (may be NULL): the VMM was told that it is attached; from now on it can be asked
+     * things. */
+    void (*welcomed)(void *opaque, struct guest *g);
+    void (*state_changed)(void *opaque, struct guest *g, enum guest_state from);
+    void (*shut_down)(void *opaque, struct guest *g);
+    void *opaque;
+};
+
+/* What the main thread asks of a VMM, without waiting. */
+enum guest_request {
+    GUEST_ASK_PAUSE,     /* an operator's stop */
+    GUEST_ASK_CONTINUE,  /* an operator's cont */
+    GUEST_ASK_TAKE_BACK, /* a guest given away, by an operator's word */
+    GUEST_ASK_RESUME,    /* after TAKE_BACK */
+    GUEST_ASK_RELEASE,   /* a guest given away runs at its destination, by an operator's word */
+    GUEST_ASK_LEAVE,     /* the connection is to be ended: what was set in the VMM is put back */
+};
+
+/* The outcome of such a request, on the main thread; err NULL: done. */
+typedef void guest_done(void *opaque, struct error *err);
+
 /*
  * What a driver can do.  Errors: "guest-lost", "guest-timeout" (the deadline, with what was asked),
  * "guest-refused" (the VMM's own words).
  */
 struct guest_ops {
     const char *driver;
+    bool comes_back; /* the VMM connects by itself, so that guest-detach only hides it */
+    /* ---- the main thread's ---- */
+    /*
+     * read: handles what has come from the VMM.  False with an error when the connection is over:
+     * the VMM closed it, broke the protocol, or was refused.
+     */
+    bool (*read)(struct guest *g, struct error **errp);
+    /* lost: the connection is over; every waiting request fails with "guest-lost". */
+    void (*lost)(struct guest *g);
+    /* expire: ends requests of the main thread that are past their deadline; called now and then.
+     */
+    void (*expire)(struct guest *g);
+    /* ask, announce: `done` is called later, or at once where it can't be asked. */
+    void (*ask)(struct guest *g, enum guest_request request, int timeout_ms, guest_done *done,
+                void *opaque);
+    void (*announce)(struct guest *g, const struct guest_announce *how, int timeout_ms,
+                     guest_done *done, void *opaque);
+    /* ---- the job's thread's ---- */
     /* log_start, log_stop: dirty logging on and off.  All pages count as clean at the start. */
     bool (*log_start)(struct guest *g, const struct wait *w, struct error **errp);
     void (*log_stop)(struct guest *g);
     /* log_sync: adds what was written to dirty[block], bitmaps of the blocks' pages. */
     bool (*log_sync)(struct guest *g, uint64_t *const dirty[], const struct wait *w,
                      struct error **errp);
+    /*
+     * log_settle: returns when what a sync before it has reported may be read: I/O that the kernel
+     * had begun to put into these pages has landed in them.
+     */
+    bool (*log_settle)(struct guest *g, const struct wait *w, struct error **errp);
     /* log_clear: writes to these pages, from now on, are reported by the next sync. */
     bool (*log_clear)(struct guest *g, unsigned block, uint64_t first, uint64_t count,
                       const struct wait *w, struct error **errp);
@@ -100,8 +152,15 @@ struct guest_ops {
      * can_throttle.  0, stop and the loss of the daemon end it.
      */
     bool (*throttle)(struct guest *g, unsigned percent, const struct wait *w, struct error **errp);
-    /* stop: for a migration; *was_paused tells whether the guest ran. */
-    bool (*stop)(struct guest *g, bool *was_paused, const struct wait *w, struct error **errp);
+    /* prepare: what has to be done before stop and can be done while the guest runs; log_stop
+     * undoes it. */
+    bool (*prepare)(struct guest *g, const struct wait *w, struct error **errp);
+    /*
+     * stop: for a migration; *was_paused tells whether the guest ran.  *stopped_ns (clock_ns) is
+     * set before to the time of the call, and may be moved to when the guest really stopped.
+     */
+    bool (*stop)(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
+                 struct error **errp);
     /* resume: undoes stop.  Queued behind what the VMM is busy with, so a timeout loses nothing. */
     bool (*resume)(struct guest *g, const struct wait *w, struct error **errp);
     /* save_state: the state in a memory file, the caller's; -1 on failure. */
@@ -143,13 +202,23 @@ struct guest {
     uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
     bool can_throttle;
     bool can_announce;
-    const char *tracking; /* "kvm-manual-protect", "kvm-log", "marks" */
+    const char *tracking; /* "kvm-manual-protect", "kvm-log", "marks", "pagemap-scan" */
     /* Written by the main thread as the VMM tells it. */
     _Atomic int state; /* enum guest_state */
     /* The main thread's. */
     struct guest_blocker blockers[GUEST_BLOCKERS_MAX]; /* in the order in which they were told */
     unsigned nblockers;
 };
+
+/* Whether it is a name that others can show and write down; `name` need not end. */
+bool guest_name_is_good(const char name[GUEST_NAME_SIZE]);
+
+/*
+ * Closes the files of RAM and disks, on a thread of its own: closing the last descriptor of a
+ * memory file frees its pages, seconds for a large guest, and that of a disk may wait for its file
+ * system.
+ */
+void guest_close_files(struct guest *g);
 
 static inline struct guest *guest_ref(struct guest *g)
 {

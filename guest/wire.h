@@ -77,6 +77,9 @@ struct wire_head {
     uint64_t seq;    /* of a request and its reply; 0 elsewhere */
 };
 
+/* Values of enum ferry_guest_state. */
+#define WIRE_STATES 5u
+
 /* enum ferry_guest_state in the first byte; the order of both is the wire's. */
 struct wire_hello {
     uint32_t magic;

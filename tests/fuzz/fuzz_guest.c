@@ -171,7 +171,7 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
             require(strcmp(d->name, g->disks[j].name) != 0);
         }
     }
-    require(sum == g->ram && guest_get_state(g) < GUEST_STATES);
+    require(sum == g->ram && guest_get_state(g) < WIRE_STATES);
     *attached = true;
     return true;
 }
@@ -179,7 +179,7 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
 static void on_changed(void *opaque, struct guest *g, enum guest_state from)
 {
     (void)opaque;
-    require(guest_get_state(g) < GUEST_STATES && guest_get_state(g) != from);
+    require(guest_get_state(g) < WIRE_STATES && guest_get_state(g) != from);
 }
 
 static void on_shut_down(void *opaque, struct guest *g)
@@ -198,7 +198,7 @@ static void on_answer(void *opaque, struct error *err)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bool attached = false;
-    struct agent_events events = {.attached = on_attached,
+    struct guest_events events = {.attached = on_attached,
                                   .state_changed = on_changed,
                                   .shut_down = on_shut_down,
                                   .opaque = &attached};
@@ -217,7 +217,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (ok && attached && asked < 4) {
             blocks = 0; /* replies count from the first request */
             asked++;
-            agent_ask(g, AGENT_PAUSE, 1000, on_answer, &answered);
+            agent_ask(g, GUEST_ASK_PAUSE, 1000, on_answer, &answered);
         }
     }
     require(ok == !err);

@@ -44,7 +44,7 @@ void agent_stage_open(struct stage *s)
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
     s->sock = ends[0];
     s->vmm = ends[1];
-    s->g = agent_new(ends[0], &(struct agent_events){.attached = on_attached,
+    s->g = agent_new(ends[0], &(struct guest_events){.attached = on_attached,
                                                      .state_changed = on_changed,
                                                      .shut_down = on_shut_down,
                                                      .opaque = s});
@@ -190,7 +190,8 @@ void call_failed(struct call *c, const char *code, const char *part)
 
 void make_stop(struct call *c)
 {
-    c->ok = c->s->g->ops->stop(c->s->g, &c->was_paused, &c->w, &c->err);
+    uint64_t stopped_ns = 0;
+    c->ok = c->s->g->ops->stop(c->s->g, &c->was_paused, &stopped_ns, &c->w, &c->err);
 }
 
 void make_resume(struct call *c)

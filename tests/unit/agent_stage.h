@@ -89,7 +89,7 @@ void make_log_clear(struct call *c);
 
 /* ---- the main thread's requests ---- */
 
-/* How often an agent_done was called, and with what at last. */
+/* How often an guest_done was called, and with what at last. */
 struct outcome {
     unsigned calls;
     struct error *err;

@@ -7,12 +7,12 @@
 START_TEST(async)
 {
     static const struct {
-        enum agent_request request;
+        enum guest_request request;
         uint32_t type;
     } rows[] = {
-        {AGENT_PAUSE, WIRE_STOP},          {AGENT_CONTINUE, WIRE_RESUME},
-        {AGENT_TAKE_BACK, WIRE_TAKE_BACK}, {AGENT_RESUME, WIRE_RESUME},
-        {AGENT_RELEASE, WIRE_RELEASE},
+        {GUEST_ASK_PAUSE, WIRE_STOP},          {GUEST_ASK_CONTINUE, WIRE_RESUME},
+        {GUEST_ASK_TAKE_BACK, WIRE_TAKE_BACK}, {GUEST_ASK_RESUME, WIRE_RESUME},
+        {GUEST_ASK_RELEASE, WIRE_RELEASE},
     };
     struct stage s;
     agent_stage_attach(&s);
@@ -21,7 +21,7 @@ START_TEST(async)
         agent_ask(s.g, rows[i].request, PATIENCE_MS, note_outcome, &o);
         struct wire_message m = vmm_receive(&s, rows[i].type, NULL);
         if (rows[i].type == WIRE_RESUME || rows[i].type == WIRE_STOP) {
-            ck_assert_uint_eq(m.body.resume.migration, rows[i].request == AGENT_RESUME);
+            ck_assert_uint_eq(m.body.resume.migration, rows[i].request == GUEST_ASK_RESUME);
         }
         ck_assert_uint_eq(o.calls, 0);
         vmm_reply(&s, m.head.seq, 0, GUEST_RUNNING, "");
@@ -63,8 +63,8 @@ START_TEST(async_out_of_order)
     struct stage s;
     struct outcome first = {0}, second = {0};
     agent_stage_attach(&s);
-    agent_ask(s.g, AGENT_PAUSE, PATIENCE_MS, note_outcome, &first);
-    agent_ask(s.g, AGENT_CONTINUE, PATIENCE_MS, note_outcome, &second);
+    agent_ask(s.g, GUEST_ASK_PAUSE, PATIENCE_MS, note_outcome, &first);
+    agent_ask(s.g, GUEST_ASK_CONTINUE, PATIENCE_MS, note_outcome, &second);
     uint64_t seq = vmm_receive(&s, WIRE_STOP, NULL).head.seq;
     ck_assert_uint_eq(vmm_receive(&s, WIRE_RESUME, NULL).head.seq, seq + 1);
     vmm_reply(&s, seq + 1, -EIO, GUEST_RUNNING, "stuck");
@@ -86,8 +86,8 @@ START_TEST(async_expires)
     struct stage s;
     struct outcome now = {0}, later = {0};
     agent_stage_attach(&s);
-    agent_ask(s.g, AGENT_PAUSE, 0, note_outcome, &now);
-    agent_ask(s.g, AGENT_CONTINUE, PATIENCE_MS, note_outcome, &later);
+    agent_ask(s.g, GUEST_ASK_PAUSE, 0, note_outcome, &now);
+    agent_ask(s.g, GUEST_ASK_CONTINUE, PATIENCE_MS, note_outcome, &later);
     agent_expire(s.g);
     ck_assert_uint_eq(now.calls, 1);
     expect_error(now.err, "guest-timeout", "asked to stop the guest");
@@ -100,7 +100,7 @@ START_TEST(async_expires)
     ck_assert_uint_eq(later.calls, 1);
     expect_error(later.err, "guest-lost", NULL);
     struct outcome after = {0};
-    agent_ask(s.g, AGENT_PAUSE, PATIENCE_MS, note_outcome, &after);
+    agent_ask(s.g, GUEST_ASK_PAUSE, PATIENCE_MS, note_outcome, &after);
     ck_assert_uint_eq(after.calls, 1);
     expect_error(after.err, "guest-lost", NULL);
     agent_stage_close(&s);
@@ -116,7 +116,7 @@ START_TEST(async_full_socket)
     agent_stage_attach(&s);
     do {
         ck_assert_uint_lt(n, sizeof(outcomes) / sizeof(outcomes[0]));
-        agent_ask(s.g, AGENT_PAUSE, PATIENCE_MS, note_outcome, &outcomes[n++]);
+        agent_ask(s.g, GUEST_ASK_PAUSE, PATIENCE_MS, note_outcome, &outcomes[n++]);
     } while (!outcomes[n - 1].calls);
     expect_error(outcomes[n - 1].err, "guest-timeout", "takes no requests");
     agent_lost(s.g);

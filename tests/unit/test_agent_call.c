@@ -275,7 +275,7 @@ START_TEST(job_full_socket)
     struct call c = {0};
     agent_stage_attach(&s);
     do {
-        agent_ask(s.g, AGENT_PAUSE, PATIENCE_MS, note_outcome, &o);
+        agent_ask(s.g, GUEST_ASK_PAUSE, PATIENCE_MS, note_outcome, &o);
     } while (!o.calls);
     call_begin(&c, &s, make_resume, &hasty);
     call_failed(&c, "guest-timeout", "asked to resume the guest");

@@ -132,7 +132,7 @@ START_TEST(hello_refusals)
     h.blocks = GUEST_BLOCKS_MAX + 1;
     hello_refused(h, "guest-invalid", "65 RAM blocks");
     h = good_hello();
-    h.state = GUEST_STATES;
+    h.state = WIRE_STATES;
     hello_refused(h, "guest-invalid", NULL);
 }
 END_TEST

@@ -49,7 +49,7 @@ START_TEST(news)
     ck_assert_uint_eq(s.changes, 1);
     ck_assert_int_eq(s.from, GUEST_RUNNING);
     ck_assert_int_eq(guest_get_state(s.g), GUEST_PAUSED);
-    state.state = GUEST_STATES; /* a state from the future */
+    state.state = WIRE_STATES; /* a state from the future */
     vmm_send(&s, WIRE_STATE, 0, &state, -1);
     vmm_send(&s, WIRE_SHUTDOWN, 0, NULL, -1);
     expect_read(&s);
