@@ -6,13 +6,25 @@
 #include <string.h>
 
 /* Bits of HELLO's required features, and those that this version reads. */
-#define FEATURE_DISKS  (1ULL << 0) /* disks move with the guest */
-#define FEATURES_KNOWN FEATURE_DISKS
+#define FEATURE_DISKS   (1ULL << 0) /* disks move with the guest */
+#define FEATURE_MACHINE (1ULL << 1) /* a MACHINE record says what the device state is of */
+#define FEATURES_KNOWN  (FEATURE_DISKS | FEATURE_MACHINE)
 
-#define HELLO_SIZE     48u
-#define BLOCK_SIZE     24u
+#define HELLO_SIZE      48u
+#define BLOCK_SIZE      24u
 
 /* ---- the source ---- */
+
+static bool has_machine(const struct job *job)
+{
+    return job->guest->machine[0];
+}
+
+static bool offer_machine(const struct job *job, struct stream *s, struct error **errp)
+{
+    const char *machine = job->guest->machine;
+    return !has_machine(job) || stream_write(s, RECORD_MACHINE, machine, strlen(machine), errp);
+}
 
 static bool offer_hello(struct job *job, struct stream *s, const struct ram *ram,
                         const struct disks *disks, struct error **errp)
@@ -20,7 +32,7 @@ static bool offer_hello(struct job *job, struct stream *s, const struct ram *ram
     uint8_t body[HELLO_SIZE + GUEST_NAME_SIZE];
     size_t name = strlen(job->guest_name);
     memcpy(body, job->uuid, GUEST_UUID_SIZE);
-    put_le64(body + 16, disks ? FEATURE_DISKS : 0);
+    put_le64(body + 16, (disks ? FEATURE_DISKS : 0) | (has_machine(job) ? FEATURE_MACHINE : 0));
     put_le64(body + 24, ram->bytes);
     put_le32(body + 32, RAM_PAGE_SIZE);
     put_le32(body + 36, ram->count);
@@ -72,8 +84,8 @@ static bool offer_all(struct job *job, struct stream *s, const struct ram *ram,
             return false;
         }
     }
-    return (!disks || handshake_offer_disks(s, disks, errp)) && offer_capabilities(job, s, errp) &&
-           stream_write(s, RECORD_OPEN, NULL, 0, errp);
+    return (!disks || handshake_offer_disks(s, disks, errp)) && offer_machine(job, s, errp) &&
+           offer_capabilities(job, s, errp) && stream_write(s, RECORD_OPEN, NULL, 0, errp);
 }
 
 /* A destination that has to prepare its disks says that it is ALIVE meanwhile. */
@@ -199,8 +211,47 @@ static bool check_capability(const struct record *rec, struct handshake *h, stru
     return true;
 }
 
-static bool receive_introduction(struct stream *s, const struct ram *ram, uint32_t disks,
-                                 struct handshake *h, struct error **errp)
+static bool receive_machine(struct stream *s, struct handshake *h, struct error **errp)
+{
+    struct record rec;
+    if (!record_expect(s->reader, RECORD_MACHINE, &rec, errp)) {
+        return false;
+    }
+    if (!handshake_take_name(&rec, 0, (uint32_t)rec.length, h->machine, sizeof(h->machine))) {
+        error_set(errp, "stream-corrupt", "A MACHINE record has no name");
+        return false;
+    }
+    return true;
+}
+
+bool handshake_check_machine(const struct handshake *h, const struct guest *guest,
+                             struct error **errp)
+{
+    static const char linked[] = "a VMM that links libferry";
+    if (strcmp(h->machine, guest->machine) == 0) {
+        return true;
+    }
+    error_set(errp, "machine-differs",
+              "The machine differs: it is %s at the source and %s at the destination",
+              h->machine[0] ? h->machine : linked, guest->machine[0] ? guest->machine : linked);
+    return false;
+}
+
+static bool take_attribute(const struct record *rec, struct handshake *h, struct error **errp)
+{
+    if (rec->type == RECORD_FAIL) {
+        record_set_failed(rec, errp);
+        return false;
+    }
+    if (rec->type == RECORD_CAPABILITY) {
+        return check_capability(rec, h, errp);
+    }
+    error_set(errp, "stream-order", "A %s record in the introduction", record_type_name(rec->type));
+    return false;
+}
+
+static bool receive_introduction(struct stream *s, const struct ram *ram, uint64_t features,
+                                 uint32_t disks, struct handshake *h, struct error **errp)
 {
     struct record rec;
     for (unsigned i = 0; i < ram->count; i++) {
@@ -209,7 +260,8 @@ static bool receive_introduction(struct stream *s, const struct ram *ram, uint32
             return false;
         }
     }
-    if (!handshake_receive_disks(s, disks, &h->disks, errp)) {
+    if (!handshake_receive_disks(s, disks, &h->disks, errp) ||
+        (features & FEATURE_MACHINE && !receive_machine(s, h, errp))) {
         return false;
     }
     for (;;) {
@@ -219,16 +271,7 @@ static bool receive_introduction(struct stream *s, const struct ram *ram, uint32
         if (rec.type == RECORD_OPEN) {
             return true;
         }
-        if (rec.type == RECORD_FAIL) {
-            record_set_failed(&rec, errp);
-            return false;
-        }
-        if (rec.type != RECORD_CAPABILITY) {
-            error_set(errp, "stream-order", "A %s record in the introduction",
-                      record_type_name(rec.type));
-            return false;
-        }
-        if (!check_capability(&rec, h, errp)) {
+        if (!take_attribute(&rec, h, errp)) {
             return false;
         }
     }
@@ -263,8 +306,10 @@ bool handshake_receive(struct stream *s, const struct ram *ram, struct handshake
                   record_type_name(rec.type));
         return false;
     }
-    uint32_t disks = get_le64(rec.body + 16) & FEATURE_DISKS ? get_le32(rec.body + 44) : 0;
-    return check_hello(&rec, ram, h, errp) && receive_introduction(s, ram, disks, h, errp);
+    uint64_t features = get_le64(rec.body + 16);
+    uint32_t disks = features & FEATURE_DISKS ? get_le32(rec.body + 44) : 0;
+    return check_hello(&rec, ram, h, errp) &&
+           receive_introduction(s, ram, features, disks, h, errp);
 }
 
 bool handshake_accept(struct stream *s, struct error **errp)

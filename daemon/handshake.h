@@ -12,8 +12,8 @@
 #include "ram/block.h"
 
 /*
- * The source's part: preamble, HELLO, BLOCKs, DISKs, CAPABILITYs, OPEN; then awaits ACCEPT on two
- * ways.  `disks` NULL: none move.
+ * The source's part: preamble, HELLO, BLOCKs, DISKs, MACHINE, CAPABILITYs, OPEN; then awaits ACCEPT
+ * on two ways.  `disks` NULL: none move.
  */
 bool handshake_offer(struct job *job, struct stream *s, const struct ram *ram,
                      const struct disks *disks, struct error **errp);
@@ -27,6 +27,7 @@ struct handshake {
     uint8_t uuid[GUEST_UUID_SIZE]; /* of the source's job */
     char name[GUEST_NAME_SIZE];    /* the guest's, at the source */
     bool capabilities[CAPABILITY_COUNT];
+    char machine[GUEST_NAME_SIZE]; /* the source guest's; "": its driver knows of one kind only */
     struct disk_offers disks;
 };
 
@@ -36,6 +37,10 @@ struct handshake {
  */
 bool handshake_receive(struct stream *s, const struct ram *ram, struct handshake *h,
                        struct error **errp);
+
+/* Whether the device state that comes is of the kind that this guest's VMM loads. */
+bool handshake_check_machine(const struct handshake *h, const struct guest *guest,
+                             struct error **errp);
 bool handshake_accept(struct stream *s, struct error **errp);
 
 /* A name out of a body: `length` bytes behind its fixed part; false if it is none. */

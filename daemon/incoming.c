@@ -68,7 +68,8 @@ static bool introduce(struct incoming *in, struct error **errp)
     }
     job_set_uuid(in->job, in->peer.uuid);
     log_info("guest %s: the source's guest is '%s'", in->job->guest_name, in->peer.name);
-    return incoming_disks_open(in, errp) &&
+    return handshake_check_machine(&in->peer, in->job->guest, errp) &&
+           incoming_disks_open(in, errp) &&
            (!in->peer.two_way || handshake_accept(&in->stream, errp)) &&
            ram_wipe(in->ram, &w, errp) &&
            stream_share(&in->stream, in->ram, true, in->peer.capabilities[CAPABILITY_RDMA_PIN_ALL],

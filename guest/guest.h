@@ -192,6 +192,8 @@ struct guest {
     _Atomic int refs;
     /* Constant once attached. */
     char name[GUEST_NAME_SIZE];
+    /* What kind of device state it has, for drivers whose VMMs are of several kinds; printable. */
+    char machine[GUEST_NAME_SIZE];
     struct guest_block blocks[GUEST_BLOCKS_MAX];
     unsigned nblocks;
     uint64_t ram; /* bytes */

@@ -40,6 +40,7 @@ static const struct record_rule rules[] = {
     [RECORD_DISK_DATA] = {"DISK_DATA", 16, 16 + RECORD_PAYLOAD_MAX, true},
     [RECORD_DISK_ZERO] = {"DISK_ZERO", 24, 24, false},
     [RECORD_DISK_END] = {"DISK_END", 16, 16, false},
+    [RECORD_MACHINE] = {"MACHINE", 1, 64, false},
     [RECORD_ACCEPT] = {"ACCEPT", 8, 8, false},
     [RECORD_READY] = {"READY", 8, 8, false},
     [RECORD_RUNNING] = {"RUNNING", 8, 8, false},

@@ -60,6 +60,7 @@ enum record_type {
     RECORD_DISK_DATA = 20,
     RECORD_DISK_ZERO = 21,
     RECORD_DISK_END = 22, /* no more of the disks; counts */
+    RECORD_MACHINE = 23,  /* what kind of device state it is; in the introduction */
     /* destination to source */
     RECORD_ACCEPT = 32,
     RECORD_READY = 33,

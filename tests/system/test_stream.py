@@ -10,7 +10,7 @@ import threading
 import pytest
 from scenes import GUEST, MIB, PAGE, address_of, check_moved, check_source_runs, path
 from stream import (ACCEPT, ALIVE, ANSWER, ASK, BLOCK, CAPABILITY, DONE, END, FAIL, GO, HEAD_SIZE,
-                    HELLO, OPEN, RAM_PAGES, RAM_ZERO, READY, ROUND, RUNNING, SKIPPABLE, STATE,
+                    HELLO, MACHINE, OPEN, RAM_PAGES, RAM_ZERO, READY, ROUND, RUNNING, SKIPPABLE, STATE,
                     STATE_END, STOPPED, VERIFY, Tap, flip, preamble, put, record, rewrite, split)
 
 SIZE = 16 * MIB
@@ -134,6 +134,35 @@ def test_damaged(scene, what):
     reason = scene.a.fail()["error-desc"]
     assert words in reason or what == "source-fails"
     assert tap.count("out", kind) > 0
+    check_usable(scene, source, target)
+
+
+HAS_MACHINE = rewrite(put("<Q", 16, 2))  # HELLO's features
+PC = record(MACHINE, b"qemu:pc-i440fx-7.2")
+
+MACHINES = {
+    "differs": (HAS_MACHINE, PC, "is qemu:pc-i440fx-7.2 at the source and a VMM that links libferry"),
+    "not-announced": (None, PC, "MACHINE record in the introduction"),
+    "missing": (HAS_MACHINE, b"", "where MACHINE was due"),
+    "twice": (HAS_MACHINE, PC + PC, "MACHINE record in the introduction"),
+    "unprintable": (HAS_MACHINE, record(MACHINE, b"qemu:\n"), "MACHINE record has no name"),
+    "empty": (HAS_MACHINE, record(MACHINE), "MACHINE record of 0"),
+    "long": (HAS_MACHINE, record(MACHINE, b"x" * 65), "MACHINE record of 65"),
+    "check": (HAS_MACHINE, flip(HEAD_SIZE)(PC), "checksum"),
+}
+
+
+@path("stream/handshake/machine-{what}")
+@pytest.mark.parametrize("what", MACHINES)
+def test_machine(scene, what):
+    """A guest of another kind of VMM, or none at all, is refused before anything is sent."""
+    hello, machine, words = MACHINES[what]
+    source, target = prepare(scene)
+    tap = Tap().on("out", HELLO, hello or (lambda raw: raw)).on("out", BLOCK, behind(machine))
+    scene.a.migrate(scene.relay(scene.b.listen(), tap=tap).uri)
+    assert words in scene.b.fail()["error-desc"]
+    assert words in scene.a.fail()["error-desc"]
+    assert tap.count("out", ROUND) == 0
     check_usable(scene, source, target)
 
 

@@ -34,6 +34,7 @@ static const struct {
     {RECORD_DISK_DATA, "DISK_DATA", 16, 16 + (1 << 20), true},
     {RECORD_DISK_ZERO, "DISK_ZERO", 24, 24, false},
     {RECORD_DISK_END, "DISK_END", 16, 16, false},
+    {RECORD_MACHINE, "MACHINE", 1, 64, false},
     {RECORD_ACCEPT, "ACCEPT", 8, 8, false},
     {RECORD_READY, "READY", 8, 8, false},
     {RECORD_RUNNING, "RUNNING", 8, 8, false},
@@ -361,7 +362,7 @@ END_TEST
 
 START_TEST(unknown_types)
 {
-    static const uint32_t unknown[] = {0, 23, 31, 36, 47, 49, 1000, 0x7fffffff};
+    static const uint32_t unknown[] = {0, 24, 31, 36, 47, 49, 1000, 0x7fffffff};
     for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
         struct bytes b = {0};
         put_record(&b, unknown[i], 24, false);
