@@ -57,7 +57,7 @@ FOREIGN_ARCH    ?= $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 FOREIGN_x86_64  := guest/tracee.c guest/process.c $(wildcard guest/borrow*.c guest/wptrack*.c guest/vcpus*.c)
 FOREIGN_SOURCES := guest/maps.c guest/helper.c $(or $(FOREIGN_$(FOREIGN_ARCH)),guest/foreign_none.c)
 DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c disk/*.c protocol/*.c daemon/*.c) \
-	$(wildcard guest/agent*.c) guest/guest.c guest/wire.c guest/dirtymap.c $(FOREIGN_SOURCES)
+	$(wildcard guest/agent*.c qemu/*.c) guest/guest.c guest/wire.c guest/dirtymap.c $(FOREIGN_SOURCES)
 ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -171,7 +171,7 @@ layers:
 generated:
 	schema/generate --check docs/control.md
 	schema/generate --check-codes $(wildcard common/*.c transports/*.c ram/*.c disk/*.c guest/*.c \
-		protocol/*.c daemon/*.c)
+		qemu/*.c protocol/*.c daemon/*.c)
 
 tidy: $(BUILD)/gen/control_schema.c
 	clang-tidy --quiet $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES)) -- $(FERRY_CFLAGS)
