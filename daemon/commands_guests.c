@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Guests and their VMMs: attach, detach, stop, cont; descriptors; the daemon itself. */
 #include "daemon/commands.h"
+
+#include "common/cleanup.h"
 #include "daemon/query.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 /* ---- attach and detach ---- */
@@ -54,6 +58,37 @@ static bool attach_agent(struct ferryd *d, struct qmp_request *req, json_t *args
     return sock >= 0 && guests_adopt(d, sock, name, req, errp);
 }
 
+/* A connected socket; a listener whose queue is full makes nobody wait. */
+static int connect_monitor(const char *path, struct error **errp)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        error_set(errp, "guest-invalid", "The path of a QMP socket has at most %zu bytes",
+                  sizeof(address.sun_path) - 1);
+        return -1;
+    }
+    strcpy(address.sun_path, path);
+    CLEANUP_CLOSE int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (sock < 0 || connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        error_set(errp, "guest-unknown", "No QMP monitor at %s: %s", path, strerror(errno));
+        return -1;
+    }
+    return fd_steal(&sock);
+}
+
+static bool attach_qemu(struct ferryd *d, struct qmp_request *req, json_t *args,
+                        struct error **errp)
+{
+    const char *name = json_string_value(json_object_get(args, "name"));
+    const struct entry *e = entry_find(d, name);
+    if (e && e->guest) {
+        error_set(errp, "guest-exists", "A guest named '%s' is attached already", name);
+        return false;
+    }
+    int sock = connect_monitor(json_string_value(json_object_get(args, "qmp")), errp);
+    return sock >= 0 && guests_adopt_qemu(d, sock, name, req, errp);
+}
+
 /* The drivers, and the argument that is each one's own. */
 static const struct {
     const char *name, *argument;
@@ -61,6 +96,7 @@ static const struct {
     bool (*attach)(struct ferryd *d, struct qmp_request *req, json_t *args, struct error **errp);
 } drivers[] = {
     {"agent", "fd", false, attach_agent},
+    {"qemu", "qmp", true, attach_qemu},
 };
 
 static bool check_arguments(size_t driver, json_t *args, struct error **errp)

@@ -66,11 +66,14 @@ bool guests_init(struct ferryd *d, int fd, struct error **errp);
 void guests_free(struct ferryd *d);
 
 /*
- * Takes over a socket that is connected to a libferry; `attach` (may be NULL) is answered when the
- * guest is known.  False with an error: it is not taken up, and `attach` is the caller's to answer.
+ * Takes over a socket that is connected to a libferry, or to a QEMU's QMP monitor; `attach` (of the
+ * first may be NULL) is answered when the guest is known.  False with an error: it is not taken up,
+ * and `attach` is the caller's to answer.
  */
 bool guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_request *attach,
                   struct error **errp);
+bool guests_adopt_qemu(struct ferryd *d, int sock, const char *name, struct qmp_request *attach,
+                       struct error **errp);
 
 /* Ends the connection to a guest's VMM. */
 void guests_drop(struct ferryd *d, struct entry *e);

@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "protocol/qmp.h"
+#include "qemu/qemu.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -256,6 +257,18 @@ bool guests_adopt(struct ferryd *d, int sock, const char *name, struct qmp_reque
     struct guest *g = agent_new(sock, &events);
     if (!g) {
         error_set(errp, "system-error", "No descriptors left for another guest");
+        return false;
+    }
+    listen_to(d, g, sock, name, attach);
+    return true;
+}
+
+bool guests_adopt_qemu(struct ferryd *d, int sock, const char *name, struct qmp_request *attach,
+                       struct error **errp)
+{
+    struct guest_events events = events_for(d);
+    struct guest *g = qemu_new(sock, name, &events, errp);
+    if (!g) {
         return false;
     }
     listen_to(d, g, sock, name, attach);

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The qemu driver inside.  qemu.c has the guest and its life, attach.c what is done when it is
+ * attached, discover.c its RAM (mtree.c what a monitor prints of it), hazards.c what can't be
+ * migrated from outside, tracking.c, source.c and destination.c what jobs ask, migration.c the
+ * VMM's own migration with its settings (settings.c), its stream (vmstate.c), what a job leaves to
+ * be done (settle.c) and who does it if ferryd dies (guardian.c), client.c the monitor.
+ */
+#ifndef FERRY_QEMU_INTERNAL_H
+#define FERRY_QEMU_INTERNAL_H
+
+#include "guest/vcpus.h"
+#include "guest/wptrack.h"
+#include "qemu/client.h"
+#include "qemu/guardian.h"
+#include "qemu/qemu.h"
+#include "qemu/vmstate.h"
+
+#include <pthread.h>
+#include <sys/socket.h>
+
+/* How the VMM's own migration goes, by its MIGRATION events. */
+enum qemu_migration {
+    QEMU_MIGRATION_NONE,
+    QEMU_MIGRATION_RUNNING, /* anything that is none of the others */
+    QEMU_MIGRATION_PRE_SWITCHOVER,
+    QEMU_MIGRATION_COMPLETED,
+    QEMU_MIGRATION_FAILED, /* or cancelled */
+};
+
+/* Whether the guest is to run again. */
+enum qemu_resume {
+    QEMU_RESUME_NONE,
+    QEMU_RESUME_DUE,
+    QEMU_RESUME_ASKED, /* it was told, and has not answered */
+};
+
+/* What a command's success makes of the guest. */
+struct qemu_mark {
+    struct qemu *qemu;
+    enum guest_state state;
+};
+
+struct qemu {
+    struct guest guest; /* first: qemu_of */
+    struct guest_events events;
+    struct client *client;
+    struct ucred peer; /* of the socket */
+    unsigned version;  /* CLIENT_VERSION; constant once attached, as what follows */
+    uint64_t address[GUEST_BLOCKS_MAX]; /* where the VMM has its blocks */
+    json_t *memory;                     /* what it says of its RAM */
+    struct qemu_mark marks[GUEST_STATES];
+
+    /* Attaching: the worker's until it ends. */
+    pthread_t worker;
+    bool has_worker; /* the main thread's */
+    bool attached;   /* the main thread's */
+    _Atomic bool worker_done;
+    struct error *error; /* why the guest is refused; the main thread's once worker_done */
+
+    /* Written by the main thread as events come, but for the resets of a job that begins one. */
+    _Atomic int migration;       /* enum qemu_migration */
+    _Atomic uint64_t stopped_ns; /* when the guest stopped last; 0: it has not */
+    _Atomic bool stopping;       /* by a migration: a STOP event is the job's */
+    _Atomic bool announce_due;   /* at the next RESUME */
+    _Atomic bool draining;       /* stopped for a moment, which nobody is told of */
+    _Atomic bool stop_wanted;    /* an operator has asked for it, and it was not seen yet */
+    _Atomic bool migrating;      /* the VMM was told to migrate, and this was not undone */
+    _Atomic bool busy;           /* a job has the guest's RAM */
+
+    /* What the last job has left (settle.c). */
+    _Atomic bool job_left;
+    _Atomic int resume; /* enum qemu_resume */
+    _Atomic uint64_t resume_until_ns;
+
+    _Atomic bool images_inactive; /* since the guest came, paused: it has not run here */
+
+    pthread_mutex_t lock;      /* settings */
+    struct settings *settings; /* to be put back; NULL: nothing was changed */
+
+    /* The job's thread's. */
+    struct guest_announce announce;
+    struct wptrack *track;
+    struct vcpus *vcpus; /* NULL: not throttled */
+    bool drains;         /* direct I/O: what is in flight must land before a page is read */
+    bool was_paused;
+    bool loaded; /* an incoming guest's state; it is not to be run unless started */
+    struct vmstate state;
+    struct guardian guardian;
+};
+
+static inline struct qemu *qemu_of(struct guest *g)
+{
+    return (struct qemu *)g;
+}
+
+extern const struct guest_ops qemu_ops;
+
+/* ---- qemu.c ---- */
+
+/* Executes a command without arguments, or with (taken over). The job's thread, or the worker. */
+json_t *qemu_call(struct qemu *q, const char *name, json_t *arguments, const struct wait *w,
+                  struct error **errp);
+/* The same for a command whose answer says nothing. */
+bool qemu_do(struct qemu *q, const char *name, json_t *arguments, const struct wait *w,
+             struct error **errp);
+/* The same; once it is done the guest counts as being in `state`. */
+bool qemu_do_state(struct qemu *q, const char *name, enum guest_state state, const struct wait *w,
+                   struct error **errp);
+/* The guest counts as being in `state` as soon as the monitor answers; without waiting. */
+void qemu_tell_state(struct qemu *q, enum guest_state state);
+/* What the human monitor says, the caller's; NULL with an error. */
+char *qemu_human(struct qemu *q, const char *line, const struct wait *w, struct error **errp);
+void qemu_set_state(struct qemu *q, enum guest_state state); /* main thread */
+/* A client_command's `seen`, whose opaque is one of q->marks. */
+void qemu_seen(void *opaque, json_t *reply);
+
+/* ---- settle.c ---- */
+
+/* Has the guardian give these commands, up to a NULL, and put the settings back, if ferryd ends. */
+bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp);
+extern const char *const qemu_only_settings[];
+
+/* The job that posted the guardian is through with QEMU.  The job's thread. */
+void qemu_settle_begin(struct qemu *q);
+/* Goes on with it: now and then, and when QEMU has told something.  Main thread. */
+void qemu_settle(struct qemu *q);
+/* The guest is to run again as soon as QEMU lets it. */
+void qemu_resume_later(struct qemu *q);
+/* It does, or is not to any more. */
+void qemu_resume_is_off(struct qemu *q);
+
+/* ---- attach.c ---- */
+
+/* Starts to attach; what comes of it is seen by qemu_read.  Main thread. */
+bool qemu_attach_begin(struct qemu *q, struct error **errp);
+
+/* The thread IDs of the vCPUs, at most `room`; -1 with an error. */
+int qemu_vcpu_threads(struct qemu *q, pid_t *tids, unsigned room, const struct wait *w,
+                      struct error **errp);
+
+/* ---- discover.c ---- */
+
+/* Finds the RAM blocks, their files and their addresses. */
+bool qemu_discover_ram(struct qemu *q, const struct wait *w, struct error **errp);
+
+/* Others may have the files of RAM from now on. */
+void qemu_unlock_ram(const struct qemu *q);
+
+/* Whether RAM was plugged or unplugged since. */
+bool qemu_check_ram(struct qemu *q, const struct wait *w, struct error **errp);
+
+/* ---- hazards.c ---- */
+
+/* Refuses what can't be migrated from outside: devices whose writes nobody sees.  Finds out whether
+ * I/O may land in RAM long after the kernel was told of the write (drains). */
+bool qemu_check_hazards(struct qemu *q, const struct wait *w, struct error **errp);
+
+/* Refuses a guest that a migration of the VMM's own has. */
+bool qemu_check_idle(struct qemu *q, const struct wait *w, struct error **errp);
+/* Refuses a guest that the VMM does not let go, with its reasons. */
+bool qemu_check_blockers(struct qemu *q, const struct wait *w, struct error **errp);
+
+/* ---- settings.c ---- */
+
+/* Remembers what is set. */
+bool qemu_settings_read(struct qemu *q, bool outgoing, const struct wait *w, struct error **errp);
+/* Sets what a migration of device state alone takes, after that. */
+bool qemu_settings_set(struct qemu *q, bool outgoing, const struct wait *w, struct error **errp);
+/* The commands that put back what is remembered; the caller's. */
+json_t *qemu_settings_undone_by(struct qemu *q);
+
+/* Puts the settings back, if they were changed, which it tells; without waiting.  Any thread. */
+bool qemu_settings_restore(struct qemu *q);
+/* Forgets them. */
+void qemu_settings_drop(struct qemu *q);
+
+/* ---- tracking.c, source.c, destination.c ---- */
+
+bool qemu_log_start(struct guest *g, const struct wait *w, struct error **errp);
+void qemu_log_stop(struct guest *g);
+bool qemu_log_sync(struct guest *g, uint64_t *const dirty[], const struct wait *w,
+                   struct error **errp);
+bool qemu_log_settle(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t count,
+                    const struct wait *w, struct error **errp);
+void qemu_disk_sync(struct guest *g, uint64_t *const dirty[]);
+bool qemu_throttle(struct guest *g, unsigned percent, const struct wait *w, struct error **errp);
+
+/* The throttle ends; a vCPU that is held would be long in stopping. */
+void qemu_release_vcpus(struct qemu *q);
+
+bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
+               struct error **errp);
+bool qemu_resume(struct guest *g, const struct wait *w, struct error **errp);
+int qemu_save_state(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
+                    struct error **errp);
+bool qemu_take_back(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_release(struct guest *g, const struct wait *w, struct error **errp);
+
+bool qemu_load_state(struct guest *g, int fd, const struct wait *w, struct error **errp);
+bool qemu_start(struct guest *g, bool paused, const struct guest_announce *announce,
+                const struct wait *w, struct error **errp);
+void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing);
+
+/* ---- migration.c ---- */
+
+/* What the stream's descriptor is called in the monitor. */
+#define QEMU_STREAM_NAME "ferry-state"
+#define QEMU_STREAM_URI  "fd:" QEMU_STREAM_NAME
+
+/* Makes q->state's pair and hands the VMM its end, which QEMU_STREAM_URI names. */
+bool qemu_open_stream(struct qemu *q, const struct wait *w, struct error **errp);
+/* Closes this end, and the VMM's if it has not used it. */
+void qemu_close_stream(struct qemu *q);
+
+/* Whether it has told of a migration since the stream was opened. */
+bool qemu_migration_has_begun(const struct qemu *q);
+/* Whether that has ended, well or not. */
+bool qemu_migration_is_over(const struct qemu *q);
+/* Waits for what the monitor's word brings about, or for the loss of the VMM.  `what` it did not do
+ * in time, for the error. */
+bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const char *what,
+                const struct wait *w, struct error **errp);
+/* Waits for the migration's end, or for the loss of the VMM. */
+bool qemu_await_end(struct qemu *q, const struct wait *w, struct error **errp);
+/* wait_any whose deadline holds for a VMM that always has something to say, too. */
+int qemu_wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
+                  struct error **errp);
+/* Why it failed, in the VMM's words; `what` says of what, "did not ...". */
+void qemu_set_failed(struct qemu *q, const char *what, struct error **errp);
+
+#endif

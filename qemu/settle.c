@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What is left to do when a job has ended.  QEMU may not be through then with what it was told: its
+ * migration may not have ended, its guest may have to be told to run again, and before that its
+ * settings can't be put back.  The main thread sees to it as QEMU tells how it goes, and the
+ * guardian (guardian.h) stays until the last of it has been answered, for the case that ferryd ends
+ * before.
+ */
+#include "qemu/internal.h"
+
+#include "common/clock.h"
+#include "common/log.h"
+
+#include <string.h>
+
+/* For an answer of a QEMU that may be busy. */
+#define ANSWER_MS 10000
+
+/* A guest that can't run by then, since somebody else has its disk, is its operator's. */
+#define RESUME_NS (30 * NS_PER_SEC)
+
+bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp)
+{
+    json_t *all = json_array();
+    json_t *settings = qemu_settings_undone_by(q);
+    for (; *commands; commands++) {
+        json_array_append_new(all, json_pack("{s:s}", "execute", *commands));
+    }
+    json_array_extend(all, settings);
+    json_decref(settings);
+    return guardian_entrust(&q->guardian, all, errp);
+}
+
+const char *const qemu_only_settings[] = {NULL};
+
+/* Whether QEMU's own migration, if it was told to, is none any more, and no drain is under way. */
+static bool is_idle(const struct qemu *q)
+{
+    return !atomic_load(&q->draining) && (!atomic_load(&q->migrating) || qemu_migration_is_over(q));
+}
+
+/* ---- all is as it was ---- */
+
+static void put_back(void *opaque, json_t *reply, struct error *err)
+{
+    struct qemu *q = opaque;
+    (void)reply;
+    if (!err) {
+        guardian_end(&q->guardian);
+    }
+    error_free(err); /* no answer: the guardian stays, and does it once more if ferryd ends */
+}
+
+/* The settings, and behind their answers the guardian's end. */
+static void put_settings_back(struct qemu *q)
+{
+    struct client_command command = {.name = "query-status"};
+    bool guarded = guardian_is_on(&q->guardian);
+    if (guarded) {
+        qemu_entrust(q, qemu_only_settings, NULL);
+    }
+    qemu_settings_restore(q);
+    if (guarded) {
+        client_ask(q->client, &command, ANSWER_MS, put_back, q);
+    }
+}
+
+static void finish_if_settled(struct qemu *q)
+{
+    if (atomic_load(&q->job_left) && atomic_load(&q->resume) == QEMU_RESUME_NONE && is_idle(q) &&
+        atomic_exchange(&q->job_left, false)) {
+        put_settings_back(q);
+    }
+}
+
+void qemu_settle_begin(struct qemu *q)
+{
+    if (client_is_lost(q->client)) {
+        guardian_leave(&q->guardian);
+        return;
+    }
+    atomic_store(&q->job_left, true);
+    finish_if_settled(q);
+}
+
+/* ---- the guest is to run again ---- */
+
+void qemu_resume_later(struct qemu *q)
+{
+    atomic_store(&q->resume_until_ns, clock_ns() + RESUME_NS);
+    atomic_store(&q->resume, QEMU_RESUME_DUE);
+}
+
+/* A QEMU that is not through with its migration refuses: it is asked again. */
+static void resumed(void *opaque, json_t *reply, struct error *err)
+{
+    struct qemu *q = opaque;
+    int asked = QEMU_RESUME_ASKED;
+    (void)reply;
+    atomic_compare_exchange_strong(&q->resume, &asked, err ? QEMU_RESUME_DUE : QEMU_RESUME_NONE);
+    error_free(err);
+    finish_if_settled(q);
+}
+
+static void ask_to_resume(struct qemu *q)
+{
+    struct client_command command = {
+        .name = "cont", .seen = qemu_seen, .opaque = &q->marks[GUEST_RUNNING]};
+    int due = QEMU_RESUME_DUE;
+    if (atomic_compare_exchange_strong(&q->resume, &due, QEMU_RESUME_ASKED)) {
+        client_ask(q->client, &command, ANSWER_MS, resumed, q);
+    }
+}
+
+void qemu_resume_is_off(struct qemu *q)
+{
+    atomic_store(&q->resume, QEMU_RESUME_NONE);
+    finish_if_settled(q);
+}
+
+void qemu_settle(struct qemu *q)
+{
+    if (!atomic_load(&q->job_left)) {
+        return;
+    }
+    if (atomic_load(&q->resume) == QEMU_RESUME_DUE && clock_ns() > q->resume_until_ns) {
+        log_warning("guest %s: QEMU does not run it again: it is left to 'cont'", q->guest.name);
+        if (guest_get_state(&q->guest) == GUEST_RUNNING) {
+            qemu_set_state(q, GUEST_PAUSED);
+        }
+        qemu_resume_is_off(q);
+    } else if (is_idle(q)) {
+        ask_to_resume(q);
+        finish_if_settled(q);
+    }
+}

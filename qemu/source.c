@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A QEMU whose guest leaves: the stop, the device state, and giving away.
+ *
+ * QEMU's own migration is started only to stop the guest and to save its devices: with all RAM
+ * ignored it goes through its states within milliseconds.  It pauses in pre-switchover, vCPUs
+ * stopped and I/O drained (qemu_stop); then it saves the devices (qemu_save_state) and waits for
+ * the return path's word.  Until that is given (qemu_give_away) a cancel, or the end of our socket,
+ * makes it resume the guest.
+ */
+#include "qemu/internal.h"
+
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "guest/wire.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* From this one on `blockdev-set-active` says who has the images. */
+#define VERSION_SETS_ACTIVE CLIENT_VERSION(10, 0)
+
+/* ---- if ferryd ends ---- */
+
+/* What the guardian has to do before it puts the settings back. */
+static const char *const to_cancel[] = {"migrate_cancel", NULL};
+static const char *const to_resume[] = {"migrate_cancel", "cont", NULL};
+
+/* ---- QEMU's migration ---- */
+
+/*
+ * Takes the stream as it comes until `reached` holds.  QEMU may hold its locks while it writes, so
+ * the stream is read whatever is waited for.
+ */
+static bool collect(struct qemu *q, bool (*reached)(const struct qemu *q), const struct wait *w,
+                    struct error **errp)
+{
+    uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    for (;;) {
+        client_woken(q->client);
+        if (!vmstate_collect(&q->state, WIRE_STATE_MAX, errp)) {
+            return false;
+        }
+        if (reached(q)) {
+            return true;
+        }
+        if (q->state.ended || client_is_lost(q->client) ||
+            atomic_load(&q->migration) == QEMU_MIGRATION_FAILED) {
+            qemu_set_failed(q, "did not save the device state", errp);
+            return false;
+        }
+        struct pollfd fds[] = {{.fd = q->state.fd, .events = POLLIN},
+                               {.fd = client_wake_fd(q->client), .events = POLLIN}};
+        int n = qemu_wait_any(fds, 2, deadline, w, errp);
+        if (n == 0) {
+            error_set(errp, "guest-timeout",
+                      "The VMM of guest '%s' did not save the device state within %d ms",
+                      q->guest.name, w->timeout_ms);
+        }
+        if (n <= 0) {
+            return false;
+        }
+    }
+}
+
+static bool is_paused(const struct qemu *q)
+{
+    return atomic_load(&q->migration) == QEMU_MIGRATION_PRE_SWITCHOVER;
+}
+
+static bool is_saved(const struct qemu *q)
+{
+    return vmstate_is_complete(q->state.bytes, q->state.length);
+}
+
+/* Where the answer does not come, it may have begun, or begin later. */
+static bool begin_migration(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    struct error *err = NULL;
+    atomic_store(&q->migrating, true);
+    qemu_do(q, "migrate", json_pack("{s:s}", "uri", QEMU_STREAM_URI), w, &err);
+    if (err) {
+        atomic_store(&q->migrating, strcmp(err->code, "guest-refused") != 0);
+        error_move(errp, err);
+        return false;
+    }
+    return true;
+}
+
+/* ---- stop and state ---- */
+
+/* A guest that sleeps (ACPI S3) is not paused: QEMU wakes it, or carries its sleep over. */
+static bool find_paused(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    json_t *reply = qemu_call(q, "query-status", NULL, w, errp);
+    const char *status = json_string_value(json_object_get(reply, "status"));
+    q->was_paused = !json_is_true(json_object_get(reply, "running")) &&
+                    !(status && strcmp(status, "suspended") == 0);
+    json_decref(reply);
+    return reply;
+}
+
+bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    atomic_store(&q->migration, QEMU_MIGRATION_NONE);
+    return qemu_check_hazards(q, w, errp) && qemu_settings_read(q, true, w, errp) &&
+           qemu_entrust(q, to_cancel, errp) && qemu_settings_set(q, true, w, errp) &&
+           qemu_open_stream(q, w, errp) && find_paused(q, w, errp);
+}
+
+/* A guest that was paused stands still already: what follows is counted from when QEMU is ready. */
+static uint64_t stop_time(struct qemu *q)
+{
+    uint64_t stopped = atomic_load(&q->stopped_ns);
+    return q->was_paused || !stopped ? clock_ns() : stopped;
+}
+
+bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
+               struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    *was_paused = q->was_paused;
+    qemu_release_vcpus(q); /* held ones would be long in stopping */
+    atomic_store(&q->stopped_ns, 0);
+    atomic_store(&q->stopping, true);
+    if (!begin_migration(q, w, errp) || !collect(q, is_paused, w, errp)) {
+        return false;
+    }
+    *stopped_ns = stop_time(q);
+    return !q->was_paused || qemu_do_state(q, "query-status", GUEST_STOPPED, w, errp);
+}
+
+/* The state that has come, as a file. */
+static int state_file(const struct qemu *q, struct error **errp)
+{
+    CLEANUP_CLOSE int fd = memfd_create("ferry-state", MFD_CLOEXEC);
+    size_t at = 0;
+    while (fd >= 0 && at < q->state.length) {
+        ssize_t n = write(fd, q->state.bytes + at, q->state.length - at);
+        if (n <= 0) {
+            break;
+        }
+        at += (size_t)n;
+    }
+    if (fd < 0 || at < q->state.length) {
+        error_set(errp, "no-memory", "No file for the device state: %s", strerror(errno));
+        return -1;
+    }
+    return fd_steal(&fd);
+}
+
+int qemu_save_state(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    if (!qemu_do(q, "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"), w, errp) ||
+        !collect(q, is_saved, w, errp) || !qemu_entrust(q, qemu_only_settings, errp)) {
+        return -1;
+    }
+    return state_file(q, errp);
+}
+
+/* ---- back ---- */
+
+/* Ends QEMU's migration; the socket first, on which QEMU may be waiting with its locks held. */
+static bool end_migration(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    qemu_close_stream(q);
+    if (!atomic_load(&q->migrating) || qemu_migration_is_over(q)) {
+        return true;
+    }
+    /* One that has begun has said so before this is answered. */
+    return qemu_do(q, "migrate_cancel", NULL, w, errp) &&
+           (!qemu_migration_has_begun(q) || qemu_await_end(q, w, errp));
+}
+
+/* QEMU says that its migration has failed a moment before its guest may run again. */
+static bool may_run_soon(struct qemu *q, const struct wait *w)
+{
+    json_t *reply = qemu_call(q, "query-status", NULL, w, NULL);
+    const char *status = json_string_value(json_object_get(reply, "status"));
+    bool soon = status && (strcmp(status, "finish-migrate") == 0 || strcmp(status, "running") == 0);
+    json_decref(reply);
+    return soon && wait_ns(NS_PER_MS, w, NULL);
+}
+
+static bool run_again(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    for (;;) {
+        struct error *err = NULL;
+        if (qemu_do_state(q, "cont", GUEST_RUNNING, w, &err)) {
+            return true;
+        }
+        if (strcmp(err->code, "guest-refused") != 0 || clock_ns() > deadline ||
+            !may_run_soon(q, w)) {
+            error_move(errp, err);
+            return false;
+        }
+        error_free(err);
+    }
+}
+
+/* A guest that was given away has let go of its images; from 10.0 on they can be taken back without
+ * running it. */
+static bool stand_again(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    if (atomic_load(&q->migration) == QEMU_MIGRATION_COMPLETED &&
+        q->version >= VERSION_SETS_ACTIVE &&
+        !qemu_do(q, "blockdev-set-active", json_pack("{s:b}", "active", 1), w, errp)) {
+        return false;
+    }
+    return qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp);
+}
+
+/* The main thread does it, once QEMU tells that its migration has ended; if ferryd ends before, the
+ * guardian. */
+static void resume_later(struct qemu *q)
+{
+    if (!q->was_paused) {
+        qemu_entrust(q, to_resume, NULL);
+        qemu_resume_later(q);
+    }
+}
+
+/*
+ * QEMU resumes by itself where its migration was cancelled; where it was completed (the guest was
+ * given away), `cont` does it, and takes the locks of its images again.  A guest whose QEMU was not
+ * told to migrate was not stopped: it is left as it is.
+ */
+bool qemu_resume(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    if (!end_migration(q, w, errp)) {
+        resume_later(q); /* until then QEMU lets nobody change its settings, either */
+        return false;
+    }
+    bool ok = !atomic_load(&q->migrating) ||
+              (q->was_paused ? stand_again(q, w, errp) : run_again(q, w, errp));
+    if (ok) {
+        atomic_store(&q->migrating, false);
+        atomic_store(&q->stopping, false);
+    } else {
+        resume_later(q);
+    }
+    return ok;
+}
+
+/* ---- away ---- */
+
+/* The destination has the state: with this word QEMU is through, and never resumes by itself. */
+bool qemu_give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
+                    struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    struct error *err = NULL;
+    (void)job;
+    bool over = vmstate_confirm(&q->state) && qemu_await_end(q, w, &err);
+    if (err) {
+        error_move(errp, err);
+        return false;
+    }
+    if (!over || atomic_load(&q->migration) != QEMU_MIGRATION_COMPLETED) {
+        qemu_set_failed(q, "did not give its guest away", errp);
+        return false;
+    }
+    qemu_tell_state(q, GUEST_GIVEN_AWAY); /* QEMU cleans up for some 10 ms: not waited for */
+    return true;
+}
+
+/* What has to be done is qemu_resume's. */
+bool qemu_take_back(struct guest *g, const struct wait *w, struct error **errp)
+{
+    (void)g;
+    (void)w;
+    (void)errp;
+    return true;
+}
+
+/* QEMU stays in postmigrate until whoever started it ends it.  Before this is known nobody is to
+ * take the guest for one that a migration has stopped. */
+bool qemu_release(struct guest *g, const struct wait *w, struct error **errp)
+{
+    return qemu_do_state(qemu_of(g), "query-status", GUEST_GIVEN_AWAY, w, errp);
+}
