@@ -13,7 +13,8 @@
  * Arguments: set (MiB, default 16), run (words in a quarter page, default 16;
  * a power of two, 256 is the whole page), rate (pages a
  * second and vCPU, default 0: as fast as it goes), every (ms between lines, default 500), passes
- * (end after so many; default: never).
+ * (end after so many; default: never), dirty (MiB more, which are not checked but written to at
+ * full speed in between, default 0).
  */
 #include "guest.h"
 
@@ -21,7 +22,8 @@
 #define HEAD      3u /* words */
 #define QUARTERS  4u
 #define QUARTER   (WORDS / QUARTERS)
-#define LINES_MAX 20u /* of one vCPU; the count goes on */
+#define LINES_MAX 20u  /* of one vCPU; the count goes on */
+#define DIRTIED   256u /* pages of those that are not checked, for each that is */
 
 static uint32_t finished;
 static uint32_t run_words; /* the same for all vCPUs, whichever sets it */
@@ -29,7 +31,9 @@ static uint32_t run_words; /* the same for all vCPUs, whichever sets it */
 struct checker {
     uint32_t cpu;
     struct range range;
-    uint32_t *table; /* the generation of each page of the range */
+    struct range unchecked;
+    uint32_t dirtied; /* page of those, from which on they are written next */
+    uint32_t *table;  /* the generation of each page of the range */
     uint32_t pass;
     uint32_t pages; /* checked in this pass and those before */
     uint32_t bad;
@@ -161,6 +165,16 @@ static void print_line(struct checker *checker)
           checker->bad);
 }
 
+static void dirty_unchecked(struct checker *checker)
+{
+    uint32_t left = checker->unchecked.pages - checker->dirtied;
+    uint32_t count = left < DIRTIED ? left : DIRTIED;
+
+    dirty_places((uint32_t)heap_page(checker->unchecked.first + checker->dirtied), PAGE_BYTES,
+                 count);
+    checker->dirtied = count == left ? 0 : checker->dirtied + count;
+}
+
 static void one_pass(struct checker *checker, uint32_t every_us)
 {
     for (uint32_t i = 0; i < checker->range.pages; i++) {
@@ -171,6 +185,7 @@ static void one_pass(struct checker *checker, uint32_t every_us)
         }
         check_page(checker, i);
         renew_page(checker, i);
+        dirty_unchecked(checker);
         checker->pages++;
         report(checker->cpu)->progress = checker->pages;
         pace_wait(&checker->pace, 1);
@@ -180,18 +195,22 @@ static void one_pass(struct checker *checker, uint32_t every_us)
     }
 }
 
-/* The tables lie behind all of the pages, where nobody else writes. */
-static void place_table(struct checker *checker, uint32_t cpus)
+/* The tables lie behind all of the pages, where nobody else writes; what is not checked, behind
+ * them. */
+static void place_table(struct checker *checker, uint32_t cpus, uint32_t dirty_mib)
 {
     uint32_t pages_all = checker->range.pages * cpus;
     uint32_t table_pages = (checker->range.pages + WORDS - 1) / WORDS;
-    uint64_t end = (uint64_t)pages_all + (uint64_t)table_pages * cpus;
+    uint32_t dirty_each = dirty_mib * (MIB / PAGE_BYTES) / cpus;
+    uint64_t end = (uint64_t)pages_all + ((uint64_t)table_pages + dirty_each) * cpus;
 
     if (checker->range.pages == 0 || end * PAGE_BYTES > params()->ram_low - GUEST_HEAP_GPA) {
         print("checker: the set and its table do not fit\n");
         shut_down();
     }
     checker->table = (uint32_t *)heap_page(pages_all + table_pages * checker->cpu);
+    checker->unchecked = (struct range){
+        .first = pages_all + table_pages * cpus + dirty_each * checker->cpu, .pages = dirty_each};
 }
 
 static void finish(const struct checker *checker)
@@ -214,7 +233,7 @@ void guest_main(uint32_t cpu)
         print("checker: run is not 4, 8, 16, 32, 64, 128 or 256\n");
         shut_down();
     }
-    place_table(&checker, cpus);
+    place_table(&checker, cpus, arg("dirty", 0));
     print("checker: start cpu %u pages %u\n", cpu, checker.range.pages);
     for (uint32_t i = 0; i < checker.range.pages; i++) {
         renew_page(&checker, i);

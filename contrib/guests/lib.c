@@ -90,7 +90,7 @@ void print(const char *format, ...)
 
 void shut_down(void)
 {
-    outb(GUEST_PORT_SHUTDOWN, 0);
+    outw(GUEST_PORT_SHUTDOWN, GUEST_POWER_OFF);
     for (;;) {
         __asm__ volatile("cli; hlt");
     }

@@ -8,12 +8,15 @@
 #ifndef FERRY_VMM_GUEST_ABI_H
 #define FERRY_VMM_GUEST_ABI_H
 
+#ifndef __ASSEMBLER__
+#include <stddef.h>
 #include <stdint.h>
+#endif
 
 #define GUEST_CPUS_MAX   8
-#define GUEST_PARAMS_GPA 0x7000u
+#define GUEST_PARAMS_GPA 0x7000
 #define GUEST_REPORT_GPA 0x8000u
-#define GUEST_ENTRY_GPA  0x100000u
+#define GUEST_ENTRY_GPA  0x100000
 /* Images and their data end below it; working sets and --memory-fill begin here. */
 #define GUEST_HEAP_GPA      0x1000000u
 #define GUEST_HIGH_GPA      0x100000000ull
@@ -24,8 +27,12 @@
 #define GUEST_PORT_SERIAL   0x3f8
 #define GUEST_PORT_SHUTDOWN 0x604 /* any write ends the guest */
 #define GUEST_PORT_SUSPEND  0x605 /* any write: all vCPUs stand still until the VM is woken */
-#define GUEST_PORT_EXIT     0xf4  /* the same */
+#define GUEST_PORT_EXIT     0xf4  /* any write ends the guest */
 #define GUEST_PORT_DISK     0x510 /* to 0x51f, where there is a disk; see below */
+
+/* What guests write to the first, as 16 bits: a PC with ACPI registers at 0x600 powers off as well.
+ */
+#define GUEST_POWER_OFF 0x2000
 
 /*
  * The disk's registers, four bytes wide.  A written command is done when the access returns; what
@@ -45,6 +52,13 @@
 #define GUEST_DISK_REFUSED 1u /* a range outside the disk or the RAM, or no command */
 #define GUEST_DISK_FAILED  2u
 
+/* What contrib/guests/boot.S fills in of the parameter page. */
+#define GUEST_PARAMS_RAM_LOW  8
+#define GUEST_PARAMS_RAM_HIGH 16
+#define GUEST_PARAMS_TSC_KHZ  24
+
+#ifndef __ASSEMBLER__
+
 struct guest_params {
     uint32_t magic;
     uint32_t cpus;
@@ -63,6 +77,13 @@ struct guest_report {
 };
 
 _Static_assert(sizeof(struct guest_params) <= 4096, "the parameters fit one page");
+_Static_assert(offsetof(struct guest_params, ram_low) == GUEST_PARAMS_RAM_LOW &&
+                   offsetof(struct guest_params, ram_high) == GUEST_PARAMS_RAM_HIGH &&
+                   offsetof(struct guest_params, tsc_khz) == GUEST_PARAMS_TSC_KHZ,
+               "the boot sector knows where they lie");
+
 _Static_assert(sizeof(struct guest_report) * GUEST_CPUS_MAX <= 4096, "the reports fit one page");
+
+#endif /* __ASSEMBLER__ */
 
 #endif
