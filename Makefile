@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # make            the programs, in build/
 # make demo       a live migration, on this machine
+# make demo-qemu  the same of a guest in a stock QEMU, which is installed where it is missing
 # make check      all tests; check-asan and check-tsan run them under sanitizers
 # make check-rdma the RDMA tests, over soft-RoCE in a virtual machine
+# make check-qemu the QEMU tests with a newer one: QEMU=/path/to/it, or that of the backports
 # make bench      speed, as ratios of pairs measured in one run
+# make bench-qemu QEMU's own migration against ferryd's; QEMU=/path/to/it: another than the installed
 # make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
 # make lint       layers, clang-tidy, cppcheck, the generated files
 # make install    prefix and DESTDIR are respected
@@ -121,8 +124,8 @@ include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
 
-.PHONY: all deps demo check check-run check-asan check-tsan check-rdma bench soak lint layers tidy cppcheck elsewhere \
-	generated fuzz install uninstall clean
+.PHONY: all deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu bench bench-qemu soak lint layers tidy cppcheck \
+	elsewhere generated fuzz install uninstall clean
 
 all: $(PROGRAMS) guests
 
@@ -134,17 +137,23 @@ deps:
 TEST_PROGRAMS = $(UNIT_TESTS) $(BUILD)/tests/scripted-vmm
 
 check: all $(TEST_PROGRAMS)
+	contrib/install-deps --quiet --qemu
 	tests/run --build $(BUILD) unit system
 
 check-asan:
+	contrib/install-deps --quiet --qemu
 	$(MAKE) BUILD=build/asan SANITIZE=address,undefined check-run SUITES="unit system"
 
-# KVM guests are left out: a thread sanitizer can't see what a vCPU writes.
+# Guests of the reference VMM are left out: a thread sanitizer can't see what a vCPU writes.
 check-tsan:
-	$(MAKE) BUILD=build/tsan SANITIZE=thread check-run SUITES="unit scripted"
+	contrib/install-deps --quiet --qemu
+	$(MAKE) BUILD=build/tsan SANITIZE=thread check-run SUITES="unit scripted qemu"
 
 check-rdma: all $(BUILD)/tests/scripted-vmm $(BUILD)/tests/rdma-peer
 	tests/rdma/run --build $(BUILD)
+
+check-qemu: all $(BUILD)/tests/scripted-vmm
+	tests/qemu/run $(BUILD) $(QEMU)
 
 check-run: all $(TEST_PROGRAMS)
 	tests/run --build $(BUILD) $(SUITES)
@@ -155,8 +164,16 @@ soak: all
 demo: all
 	contrib/demo/demo --build $(BUILD)
 
+demo-qemu: all
+	contrib/install-deps --quiet --qemu
+	contrib/demo/demo-qemu --build $(BUILD)
+
 bench: all $(BENCH_PROGRAMS) $(BUILD)/tests/scripted-vmm
 	tests/bench/run --build $(BUILD)
+
+bench-qemu: all $(BENCH_PROGRAMS)
+	contrib/install-deps --quiet --qemu
+	$(if $(QEMU),FERRY_QEMU=$(QEMU)) tests/bench/run-qemu --build $(BUILD)
 
 fuzz:
 	tests/fuzz/run --build build/fuzz

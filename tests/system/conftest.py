@@ -19,6 +19,8 @@ sys.path[:0] = [str(HERE), str(ROOT / "contrib" / "lab")]
 sys.dont_write_bytecode = True
 
 import lab as laboratory  # noqa: E402
+from qemu import has_qemu  # noqa: E402
+from qemu_scenes import QemuScene  # noqa: E402
 from scenes import Scene  # noqa: E402
 
 SANITIZER_OPTIONS = {
@@ -38,6 +40,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "path(name): the test's name, as the report shows it")
     config.addinivalue_line("markers", "kvm: needs /dev/kvm")
+    config.addinivalue_line("markers", "qemu: needs QEMU and /dev/kvm")
     config.addinivalue_line("markers", "scripted: needs no KVM")
     for name, value in SANITIZER_OPTIONS.items():
         os.environ.setdefault(name, value)
@@ -70,12 +73,13 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    missing = laboratory.has_kvm()
+    needs = {"kvm": laboratory.has_kvm(), "qemu": has_qemu()}
     for item in items:
         rename(item)
-        if item.get_closest_marker("kvm") is None:
+        needed = [name for name in needs if item.get_closest_marker(name)]
+        if not needed:
             item.add_marker("scripted")
-        elif missing:
+        for missing in filter(None, (needs[name] for name in needed)):
             item.add_marker(pytest.mark.skip(reason=missing))
     names = [item.nodeid for item in items]
     twice = {name for name in names if names.count(name) > 1}
@@ -126,5 +130,13 @@ def lab(request):
 def scene(lab):
     """Two hosts, a and b, each with a daemon."""
     made = Scene(lab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def vms(lab):
+    """The same, for guests in QEMUs."""
+    made = QemuScene(lab)
     yield made
     made.close()

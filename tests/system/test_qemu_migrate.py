@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A guest in a stock QEMU moves to another QEMU, and nobody but ferryd has to do anything."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+
+import pytest
+from lab import CommandError
+from qemu import attach, fill_ram, ram_differences
+from qemu_scenes import (FILLED, attach_through, await_number, await_state, check_arrived,
+                         check_console, check_nothing_left, check_stays, descriptors, disk_options,
+                         fill_file, hold_active, hold_loaded, hold_pre_switchover, holds_lock,
+                         last_pass, refused, second_block, second_file, settings, version_of)
+from scenes import GUEST, MIB, PAGE, address_of, check_moved, eventually, path
+
+pytestmark = pytest.mark.qemu
+
+
+@path("qemu/tcp/{guest}")
+@pytest.mark.parametrize("guest,args,says", [
+    ("checker", "set=2 every=20", "checker: cpu 0 pass"),
+    ("idle", "hz=1000", "idle: ticks"),
+    ("writer", "set=8", "writer: cpu 0 pass"),
+])
+def test_tcp(vms, guest, args, says):
+    source, target = vms.qemu(vms.a, guest=guest, args=args), vms.target()
+    source.await_line(says)
+    vms.a.migrate(vms.b.listen())
+    sent, got = vms.a.complete(), vms.b.complete()
+    assert (sent["verified"], got["verified"]) == (True, True)
+    await_state(source, "postmigrate")
+    assert target.state() == "running"
+    target.await_line(says)
+
+
+@path("qemu/unix")
+def test_unix(vms):
+    source, target = vms.pair(FILLED)
+    vms.a.migrate(listen_paused(vms.b, f"unix:{vms.lab.folder}/link"))
+    check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/fd")
+def test_fd(vms):
+    source, target = vms.pair(FILLED)
+    host, port = address_of(vms.b.listen())
+    with socket.create_connection((host, port)) as link:
+        vms.a.qmp.cmd("getfd", fds=[link.fileno()], fdname="link")
+    vms.a.migrate("fd:link")
+    vms.a.complete()
+    vms.b.complete()
+    check_arrived(source, target)
+
+
+@path("qemu/exec/save-and-restore")
+def test_exec(vms):
+    """Saved to a file; restored from it when the source has long gone."""
+    source = vms.source(FILLED)
+    file = vms.lab.folder / "saved"
+    vms.a.migrate(f"exec:cat >{file}")
+    vms.a.complete()
+    await_state(source, "postmigrate")
+    assert FILLED < file.stat().st_size < 4 * FILLED
+    source.kill()
+    target = vms.target()
+    vms.b.qmp.cmd("migrate-incoming", guest=GUEST, uri=f"exec:cat {file}", autostart=False)
+    vms.b.complete()
+    assert ram_differences(source, target) == []
+    vms.b.qmp.cmd("cont", guest=GUEST)
+    await_number(target, r"checker: cpu 0 pass (\d+)", last_pass(source) + 2)
+    check_console(target)
+
+
+@path("qemu/exec/command-fails")
+def test_exec_fails(vms):
+    """The guest was given away to a command that says it did not take it: it comes back."""
+    image, both = disk_options(vms)
+    source = vms.source(FILLED, **both)
+    fds = descriptors(source)
+    vms.a.migrate("exec:cat >/dev/null; exit 3")
+    vms.a.fail(GUEST, "status 3")
+    check_stays(vms.a, source)
+    assert holds_lock(source, image)
+    check_nothing_left(source, fds)
+    vms.move(source, vms.target(**both))
+
+
+@path("qemu/there-and-back/five-times")
+def test_there_and_back(vms):
+    """Each way needs a QEMU that waits; the guest checks itself all the time."""
+    here, there, source = vms.a, vms.b, vms.source()
+    for _ in range(10):
+        target = vms.target(there)
+        here.migrate(listen_paused(there))
+        check_same(here, there, source, target)
+        here.qmp.cmd("guest-detach", guest=GUEST)
+        source.kill()
+        here, there, source = there, here, target
+    check_console(source)
+
+
+# ---- RAM, byte for byte ----
+
+def listen_paused(there, uri="tcp:127.0.0.1:0"):
+    """For a guest that shall not run where it arrives: both ends stand still in the end."""
+    there.qmp.cmd("migrate-incoming", guest=GUEST, uri=uri, autostart=False)
+    return there.info()["listening"]
+
+
+def check_same(here, there, source, target):
+    """Both stand still and have the same RAM; then the guest goes on."""
+    here.complete()
+    there.complete()
+    assert there.run_state() == "paused"
+    await_state(source, "postmigrate")
+    assert target.qmp.cmd("query-status")["running"] is False
+    assert ram_differences(source, target) == []
+    there.qmp.cmd("cont", guest=GUEST)
+    assert there.run_state() == "running"
+    check_arrived(source, target)
+
+
+@path("qemu/ram/{how}")
+@pytest.mark.parametrize("how", ["running", "xbzrle", "paused"])
+def test_ram(vms, how):
+    source, target = vms.pair(FILLED, args="set=4 every=20")
+    if how == "paused":
+        vms.a.qmp.cmd("stop", guest=GUEST)
+    for host in (vms.a, vms.b):
+        host.capable(xbzrle=how == "xbzrle")
+    if how == "xbzrle":
+        vms.a.set(downtime_limit=1)
+    vms.a.migrate(vms.b.listen() if how == "paused" else listen_paused(vms.b), verify=False)
+    if how == "xbzrle":
+        eventually(lambda: vms.a.info().get("xbzrle-cache", {}).get("pages"), what="deltas")
+        vms.a.set(downtime_limit=1000)
+    check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/ram/behind-the-pci-hole")
+def test_pci_hole(vms):
+    """One file, seen by the guest in two places: 1 GiB of it lies behind 4 GiB."""
+    large = {"memory": 4096, "rom": False}
+    source = vms.source(attached=False, **large)
+    target = vms.target(**large)
+    fill_ram(source, 3500 * MIB, FILLED)
+    attach(vms.a.qmp, source)
+    vms.a.migrate(listen_paused(vms.b))
+    check_same(vms.a, vms.b, source, target)
+
+
+HUGE_PAGE = 2 * MIB
+HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+
+@pytest.fixture(name="hugetlbfs")
+def fixture_hugetlbfs(vms):
+    """A folder whose files are of huge pages, enough for two guests."""
+    before, wanted = int(HUGE_PAGES.read_text()), 2 * 64 * MIB // HUGE_PAGE
+    folder = vms.lab.folder / "huge"
+    folder.mkdir()
+    with contextlib.ExitStack() as undo:
+        undo.callback(HUGE_PAGES.write_text, str(before))
+        HUGE_PAGES.write_text(str(before + wanted))
+        if int(HUGE_PAGES.read_text()) < before + wanted:
+            pytest.skip("there are no huge pages left")
+        subprocess.run(["mount", "-t", "hugetlbfs", "none", folder], check=True)
+        undo.callback(subprocess.run, ["umount", folder], check=True)
+        vms.lab.undo.push(undo.pop_all())
+    return folder
+
+
+@path("qemu/ram/hugetlbfs")
+@pytest.mark.skipif(os.geteuid() != 0, reason="huge pages and a mount need root")
+def test_hugetlbfs(vms, hugetlbfs):
+    files = [hugetlbfs / "source", hugetlbfs / "target"]
+    for file in files:
+        vms.lab.undo.callback(file.unlink, missing_ok=True)
+    source = vms.source(ram_path=files[0], args="set=4 every=20")
+    target = vms.target(ram_path=files[1])
+    vms.a.migrate(listen_paused(vms.b))
+    vms.a.complete()
+    vms.b.complete()
+    assert vms.a.info()["ram"]["dirty-sync-count"] >= 2
+    assert same_bytes(*files)
+    vms.b.qmp.cmd("cont", guest=GUEST)
+    check_arrived(source, target)
+
+
+def same_bytes(*files):
+    """What both have, read as a whole: these files don't tell what is a hole."""
+    first, second = (file.read_bytes() for file in files)
+    return first == second
+
+
+@path("qemu/ram/two-blocks")
+def test_two_blocks(vms):
+    """RAM behind 4 GiB moves as well."""
+    source = vms.source(attached=False, **second_block(vms, "s"))
+    target = vms.target(**second_block(vms, "t"))
+    fill_file(second_file(vms, "s"), FILLED)
+    attach(vms.a.qmp, source)
+    vms.a.migrate(listen_paused(vms.b))
+    check_same(vms.a, vms.b, source, target)
+    assert second_file(vms, "s").read_bytes() == second_file(vms, "t").read_bytes()
+
+
+@path("qemu/stop/while-active")
+def test_stop_while_active(vms):
+    source, target = vms.pair(FILLED)
+    hold_active(vms)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    assert vms.a.run_state() == "paused"
+    vms.a.set(max_bandwidth=0)
+    check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/paused/moves-on")
+def test_paused_on(vms):
+    """A guest that came paused is migrated on before it has run, or, where QEMU can't, is refused."""
+    image, both = disk_options(vms)
+    source, target = vms.pair(FILLED, both)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    vms.a.migrate(vms.b.listen())
+    vms.a.complete()
+    vms.b.complete()
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    source.kill()
+    last = vms.target(vms.a, **both)
+    vms.b.migrate(vms.a.listen())
+    if version_of(target) < (10, 0):
+        vms.b.fail(GUEST, "'cont'")
+        vms.a.fail(GUEST)
+        assert vms.b.run_state() == "paused"
+        vms.b.qmp.cmd("cont", guest=GUEST)
+        check_console(target)
+        vms.b.migrate(vms.a.listen())
+        vms.b.complete()
+        vms.a.complete()
+    else:
+        vms.b.complete()
+        vms.a.complete()
+        assert vms.a.run_state() == "paused"
+        vms.a.qmp.cmd("cont", guest=GUEST)
+    check_arrived(target, last)
+    assert holds_lock(last, image)
+
+
+@path("qemu/pre-switchover/continued")
+def test_continued(vms):
+    source, target = vms.pair(FILLED)
+    hold_pre_switchover(vms)
+    assert source.qmp.cmd("query-status")["running"] is False
+    vms.a.qmp.cmd("migrate-continue", guest=GUEST, state="pre-switchover")
+    vms.a.complete()
+    vms.b.complete()
+    check_arrived(source, target)
+
+
+@path("qemu/told-cont-elsewhere/{when}")
+@pytest.mark.parametrize("when", ["waiting", "loaded"])
+def test_cont_elsewhere(vms, when):
+    """Whoever tells the destination's QEMU to run: before GO the guest does not run there."""
+    source, target = vms.pair(FILLED)
+    if when == "waiting":
+        target.qmp.cmd("cont")
+    hold_loaded(vms)
+    assert target.qmp.cmd("query-status")["running"] is False
+    vms.release()
+    vms.a.complete()
+    vms.b.complete()
+    check_arrived(source, target)
+
+
+@path("qemu/no-disks/{flag}")
+@pytest.mark.parametrize("flag", ["blk", "inc"])
+def test_no_disks(vms, flag):
+    """QEMU's disks are not ferryd's to move."""
+    source, target = vms.pair()
+    error = refused(vms.a.qmp, "migrate", guest=GUEST, uri=vms.b.listen(), **{flag: True})
+    assert error.code == "no-disks"
+    assert (source.state(), target.state()) == ("running", "inmigrate")
+
+
+# ---- its disk ----
+
+@path("qemu/disk/lock")
+def test_lock(vms):
+    """One of both may write to the image, at any time: whoever has the guest."""
+    image, both = disk_options(vms)
+    source, target = vms.pair(FILLED, both)
+    assert (holds_lock(source, image), holds_lock(target, image)) == (True, False)
+    vms.move(source, target)
+    assert (holds_lock(source, image), holds_lock(target, image)) == (False, True)
+    with pytest.raises(CommandError) as locked:
+        source.qmp.cmd("cont")
+    assert "lock" in locked.value.desc
+    check_console(target)
+
+
+@path("qemu/disk/lock-while-paused-at-the-destination")
+def test_lock_paused(vms):
+    """A guest that waits to be told to run takes its disk when it is."""
+    image, both = disk_options(vms)
+    source, target = vms.pair(0, both)
+    vms.a.migrate(listen_paused(vms.b))
+    vms.a.complete()
+    vms.b.complete()
+    assert not holds_lock(source, image)
+    vms.b.qmp.cmd("cont", guest=GUEST)
+    assert holds_lock(target, image)
+    check_arrived(source, target)
+
+
+# ---- QEMU is left as it was ----
+
+@path("qemu/settings/kept/{end}")
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_settings(vms, end):
+    """What others have set in QEMU for its own migration is theirs again, at both ends."""
+    source, target = vms.source(attached=False), vms.target(attached=False)
+    for qemu in (source, target):
+        qemu.qmp.cmd("migrate-set-parameters", max_bandwidth=12345678, downtime_limit=777)
+        qemu.qmp.cmd("migrate-set-capabilities", capabilities=[
+            {"capability": "auto-converge", "state": True}])
+    before = [settings(source), settings(target)]
+    attach(vms.a.qmp, source)
+    attach(vms.b.qmp, target)
+    if end == "completed":
+        vms.move(source, target)
+    else:
+        vms.a.migrate("exec:cat >/dev/null; exit 3")
+        vms.a.fail(GUEST)
+        vms.b.qmp.cmd("guest-detach", guest=GUEST)
+    eventually(lambda: [settings(source), settings(target)] == before, what="the settings of before")
+
+
+@path("qemu/leaves-nothing/after-the-move")
+def test_leaves_nothing(vms):
+    source, target = vms.source(FILLED, attached=False), vms.target(attached=False)
+    fds = [descriptors(source), descriptors(target)]
+    attach(vms.a.qmp, source)
+    attach(vms.b.qmp, target)
+    vms.move(source, target)
+    for host, qemu, before in ((vms.a, source, fds[0]), (vms.b, target, fds[1])):
+        host.qmp.cmd("guest-detach", guest=GUEST)
+        check_nothing_left(qemu, before)
+
+
+@path("qemu/fails-twice-then-moves")
+def test_twice(vms):
+    source, target = vms.pair(FILLED)
+    for _ in range(2):
+        vms.a.migrate("exec:cat >/dev/null; exit 3")
+        vms.a.fail(GUEST, "status 3")
+        check_stays(vms.a, source)
+    vms.move(source, target)
+
+
+# ---- what is told of it ----
+
+@path("qemu/fields")
+def test_fields(vms):
+    source, target = vms.pair(FILLED)
+    sent, got = vms.move(source, target)
+    ram = sent["ram"]
+    assert ram["total"] == 64 * MIB
+    assert ram["remaining"] == 0
+    assert FILLED // PAGE <= ram["normal"] <= 4 * FILLED // PAGE
+    assert ram["transferred"] > ram["normal-bytes"] == ram["normal"] * PAGE
+    assert ram["dirty-sync-count"] >= 2
+    assert sent["downtime"] <= sent["total-time"]
+    assert sum(sent["downtime-parts"].values()) <= sent["downtime"] + 5
+    assert got["status"] == "completed"
+
+
+@path("qemu/announce")
+def test_announce(vms):
+    """QEMU is told to announce the guest: at its arrival, and when it is asked."""
+    source, target = vms.source(), vms.target(attached=False)
+    relay = vms.relay_qmp(target)
+    attach_through(vms.b, relay)
+    vms.move(source, target)
+    eventually(lambda: relay.requests["announce-self"] == 1, what="the announcement")
+    vms.b.qmp.cmd("announce-self", guest=GUEST)
+    assert relay.requests["announce-self"] == 2
+
+
+# ---- two kinds of guest ----
+
+@path("qemu/beside-libferry/both-move")
+def test_both_kinds(vms):
+    """One daemon has one of each, and both migrate at the same time."""
+    source, target = vms.pair(FILLED)
+    other, other_target = vms.a.scripted("other"), vms.b.scripted("other", incoming=True)
+    other.do("fill ram 0 16777216 random 7")
+    vms.a.set("other", max_bandwidth=MIB)
+    vms.a.migrate(vms.b.listen("other"), "other")
+    vms.a.reach("active", guest="other")
+    hold_active(vms)
+    assert (vms.a.status(), vms.a.status("other")) == ("active", "active")
+    for name in (GUEST, "other"):
+        vms.a.set(name, max_bandwidth=0)
+    for host in (vms.a, vms.b):
+        host.complete()
+        host.complete("other")
+    check_arrived(source, target)
+    check_moved(other, other_target)
+
+
+@path("qemu/beside-libferry/{way}")
+@pytest.mark.parametrize("way", ["from-libferry", "to-libferry"])
+def test_other_kind(vms, way):
+    """They don't understand each other's state: refused before a page is sent."""
+    blocks = ("mem0:64",)
+    if way == "to-libferry":
+        source, target = vms.source(FILLED), vms.b.scripted(incoming=True, blocks=blocks)
+    else:
+        source, target = vms.a.scripted(blocks=blocks), vms.target()
+        source.do("fill mem0 0 1048576 random 1")
+    relay = vms.relay(vms.b.listen())
+    vms.a.migrate(relay.uri)
+    vms.a.fail(GUEST, "qemu:pc")
+    vms.b.fail(GUEST, "qemu:pc")
+    assert relay.passed["out"] < 4096
+    assert vms.a.run_state() == "running"
+    assert vms.b.run_state() == "inmigrate"
+    if way == "to-libferry":
+        check_stays(vms.a, source)
+    else:
+        assert (source.do("state"), target.state()) == ("running", "inmigrate")
