@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Deltas: what is sent of pages that were sent before, and that nothing is lost by it."""
 
+import contextlib
 import pathlib
 import re
 import socket
 import threading
 
 import pytest
+from lab import CommandError
 from scenes import GUEST, MIB, PAGE, check_moved, check_source_runs, eventually, path
 from stream import (CAPABILITY, FAIL, HEAD_SIZE, OPEN, RAM_DELTA, RAM_PAGES, Direction, Tap, flip,
                     put, record, rewrite, split)
@@ -109,6 +111,11 @@ def test_saved(scene):
     check_moved(source, target)
 
 
+def hits(scene):
+    """Pages that were found in the cache, whether their deltas were short enough or not."""
+    return cache(scene)["pages"] + cache(scene)["overflow"]
+
+
 @path("xbzrle/kvm/{guest}")
 @pytest.mark.kvm
 @pytest.mark.parametrize("guest,args", [("writer", "set=1 stride=16"),
@@ -121,9 +128,12 @@ def test_kvm(scene, guest, args):
     scene.a.set(downtime_limit=0, max_bandwidth=LIMIT)
     scene.a.capable(xbzrle=True)
     scene.a.migrate(scene.b.listen())
-    eventually(lambda: cache(scene)["pages"] + cache(scene)["overflow"] > 500, what="hits")
-    scene.a.set(downtime_limit=2000, max_bandwidth=0)
+    # A guest that a busy machine leaves no time may be through before.
+    eventually(lambda: hits(scene) > 500 or scene.a.status() == "completed", what="hits")
+    with contextlib.suppress(CommandError):  # its VMM has ended, then
+        scene.a.set(downtime_limit=2000, max_bandwidth=0)
     info = scene.a.complete()
+    assert hits(scene) > 0
     assert info["verified"] and scene.b.complete()["verified"]
     at = target.await_line(f"{guest}: cpu 0")
     target.await_line(f"{guest}: cpu 0", after=at)
