@@ -191,9 +191,11 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
         qemu_unlock_ram(q);
     }
     if (!outgoing && given_up && q->loaded) {
+        /* All that is left for it is to be ended, and a QEMU that is given settings while it ends
+         * can crash (7.2 frees them before it is through with its monitors): it keeps ours. */
         qemu_tell_state(q, GUEST_SPENT);
     }
-    if (!outgoing && (completed || (given_up && q->loaded))) {
+    if (!outgoing && completed) {
         qemu_settings_restore(q); /* one that still waits is to keep what it needs */
     }
 }

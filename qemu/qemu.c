@@ -113,9 +113,18 @@ static void on_resume(struct qemu *q, const json_t *data)
     }
 }
 
+/* Whether QEMU itself ends, whatever it was told to do when its guest powers off. */
+static bool is_told_to_end(const json_t *data)
+{
+    const char *reason = json_string_value(json_object_get(data, "reason"));
+    return reason && (strcmp(reason, "host-signal") == 0 || strcmp(reason, "host-qmp-quit") == 0);
+}
+
 static void on_shutdown(struct qemu *q, const json_t *data)
 {
-    (void)data;
+    if (is_told_to_end(data)) {
+        qemu_settings_drop(q); /* see qemu_notify */
+    }
     if (q->attached) {
         q->events.shut_down(q->events.opaque, &q->guest);
     }

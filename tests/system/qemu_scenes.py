@@ -9,6 +9,7 @@ import pathlib
 import re
 import socket
 import threading
+import time
 
 import pytest
 from lab import DEADLINE, CommandError
@@ -341,11 +342,20 @@ class QmpRelay:
             message = json.loads(line)
             message = self.reply(message, self.commands.get(message.get("id")))
             if message is not None:
-                near.sendall(json.dumps(message).encode() + b"\r\n")
+                self._say(message)
+
+    def _say(self, message):
+        self.near.sendall(json.dumps(message).encode() + b"\r\n")
 
     def answer(self, message, value):
         """In QEMU's place."""
-        self.near.sendall(json.dumps({"return": value, "id": message["id"]}).encode() + b"\r\n")
+        self._say({"return": value, "id": message["id"]})
+
+    def tell(self, event, data):
+        """In QEMU's place, too."""
+        now = time.time_ns() // 1000
+        self._say({"event": event, "data": data,
+                   "timestamp": {"seconds": now // 1000000, "microseconds": now % 1000000}})
 
     def close(self):
         for sock in (self.listener, *self.socks):

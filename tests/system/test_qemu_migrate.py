@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from lab import CommandError
 from qemu import attach, fill_ram, ram_differences
-from qemu_scenes import (FILLED, attach_through, await_number, await_state, check_arrived,
+from qemu_scenes import (FILLED, SPENT, attach_through, await_number, await_state, check_arrived,
                          check_console, check_nothing_left, check_stays, descriptors, disk_options,
                          fill_file, hold_active, hold_loaded, hold_pre_switchover, holds_lock,
                          last_pass, refused, second_block, second_file, settings, version_of)
@@ -336,6 +336,40 @@ def test_settings(vms, end):
         vms.a.fail(GUEST)
         vms.b.qmp.cmd("guest-detach", guest=GUEST)
     eventually(lambda: [settings(source), settings(target)] == before, what="the settings of before")
+
+
+@path("qemu/settings/spent")
+def test_settings_spent(vms):
+    """A QEMU that has nothing before it but its end is given none before it is let go: it may be
+    ending."""
+    vms.source(FILLED)
+    target = vms.target(attached=False)
+    before = settings(target)
+    relay = vms.relay_qmp(target)
+    attach_through(vms.b, relay)
+    hold_loaded(vms)
+    vms.a.cancel()
+    vms.b.await_run_state(SPENT)
+    assert relay.requests["migrate-set-capabilities"] == 1
+    vms.b.qmp.cmd("guest-detach", guest=GUEST)
+    assert settings(target) == before
+
+
+@path("qemu/settings/ending")
+def test_settings_ending(vms):
+    """Nor is one that says that it ends, which it is here made to say."""
+    source = vms.source(FILLED, attached=False)
+    relay = vms.relay_qmp(source)
+    attach_through(vms.a, relay)
+    vms.target()
+    hold_loaded(vms)
+    relay.tell("SHUTDOWN", {"guest": False, "reason": "host-signal"})
+    vms.a.qmp.await_event("SHUTDOWN", name=GUEST)
+    vms.a.cancel()
+    assert vms.a.end()["status"] == "cancelled"
+    check_stays(vms.a, source)
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    assert relay.requests["migrate-set-capabilities"] == 1
 
 
 @path("qemu/leaves-nothing/after-the-move")
