@@ -4,6 +4,7 @@
  * (InfiniBand, RoCE, iWARP) has the address.  Each connection has an event channel of its own, so
  * that a listener's callers and a connection's end are told apart.
  */
+#include "transports/allow.h"
 #include "transports/rdma_internal.h"
 
 #include "common/cleanup.h"
@@ -477,15 +478,22 @@ static struct listener *rdma_listen_endpoint(struct endpoint *endpoint, const st
     }
     l->listener.ops = &rdma_listener_ops;
     l->events = events;
+    bool tried = false;
     for (struct addrinfo *ai = found; ai && !l->id; ai = ai->ai_next) {
-        listen_on(l, ai);
+        if (allow_list_has_address(endpoint->allowed, ai)) {
+            tried = true;
+            listen_on(l, ai);
+        }
     }
     if (l->id) {
         freeaddrinfo(found);
         set_address(l);
         return &l->listener;
     }
-    if (found) {
+    if (found && !tried) {
+        allow_list_refuse(endpoint->allowed, e->uri, errp);
+        freeaddrinfo(found);
+    } else if (found) {
         error_set(errp, "listen-failed", "Failed to listen on '%s': %s", e->uri, strerror(errno));
         freeaddrinfo(found);
     }

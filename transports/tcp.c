@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* tcp:HOST:PORT, with names, IPv4 and [IPv6]. */
 #include "common/cleanup.h"
+#include "transports/allow.h"
 #include "transports/fdchannel.h"
 #include "transports/resolve.h"
 #include "transports/transport.h"
@@ -142,11 +143,19 @@ static struct listener *tcp_listen(struct endpoint *endpoint, const struct wait 
         return NULL;
     }
     int fd = -1;
+    bool tried = false;
     for (struct addrinfo *ai = found; ai && fd < 0; ai = ai->ai_next) {
-        fd = listen_on(ai);
+        if (allow_list_has_address(endpoint->allowed, ai)) {
+            tried = true;
+            fd = listen_on(ai);
+        }
     }
     int err = errno;
     freeaddrinfo(found);
+    if (!tried) {
+        allow_list_refuse(endpoint->allowed, e->uri, errp);
+        return NULL;
+    }
     if (fd < 0) {
         error_set(errp, "listen-failed", "Failed to listen on '%s': %s", e->uri, strerror(err));
         return NULL;

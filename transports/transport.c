@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "transports/transport.h"
 
+#include "transports/allow.h"
+
 #include <string.h>
 
 static const struct endpoint_ops *const transports[] = {
@@ -25,9 +27,15 @@ struct endpoint *endpoint_parse(const char *uri, const struct fd_finder *fds, st
     return NULL;
 }
 
+void endpoint_restrict(struct endpoint *e, struct allow_list *allowed)
+{
+    e->allowed = allow_list_ref(allowed);
+}
+
 void endpoint_free(struct endpoint *e)
 {
     if (e) {
+        allow_list_unref(e->allowed);
         e->ops->free(e);
     }
 }

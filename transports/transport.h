@@ -16,6 +16,7 @@
 
 #include "transports/channel.h"
 
+struct allow_list;
 struct endpoint;
 struct listener;
 
@@ -37,6 +38,7 @@ struct endpoint_ops {
 
 struct endpoint {
     const struct endpoint_ops *ops;
+    struct allow_list *allowed; /* where it may listen; NULL: anywhere */
 };
 
 struct listener_ops {
@@ -56,6 +58,10 @@ struct listener {
 /* Errors: "uri-unknown" (no such scheme), "uri-invalid", "fd-unknown", "rdma-no-device". */
 struct endpoint *endpoint_parse(const char *uri, const struct fd_finder *fds, struct error **errp);
 void endpoint_free(struct endpoint *e); /* NULL is allowed */
+
+/* Has it listen only where `allowed` (NULL: anywhere) says; "listen-forbidden" comes from listen.
+ */
+void endpoint_restrict(struct endpoint *e, struct allow_list *allowed);
 
 static inline struct channel *endpoint_connect(struct endpoint *e, const struct wait *w,
                                                struct error **errp)

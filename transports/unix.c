@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* unix:PATH and unix:@NAME. */
 #include "common/cleanup.h"
+#include "transports/allow.h"
 #include "transports/fdchannel.h"
 #include "transports/transport.h"
 
@@ -103,6 +104,10 @@ static struct listener *unix_listen(struct endpoint *endpoint, const struct wait
 {
     struct unix_endpoint *e = (struct unix_endpoint *)endpoint;
     (void)w;
+    if (!allow_list_has_path(endpoint->allowed, e->uri + strlen("unix:"))) {
+        allow_list_refuse(endpoint->allowed, e->uri, errp);
+        return NULL;
+    }
     CLEANUP_CLOSE int fd = make_socket(errp);
     if (fd < 0) {
         return NULL;
