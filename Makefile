@@ -18,7 +18,7 @@ ifneq ($(V),1)
 endif
 
 VERSION_MAJOR := 0
-VERSION_MINOR := 1
+VERSION_MINOR := 2
 VERSION_MICRO := 0
 VERSION       := $(VERSION_MAJOR).$(VERSION_MINOR).$(VERSION_MICRO)
 
@@ -36,7 +36,12 @@ $(error what is needed to build is missing: see above)
 endif
 endif
 
-PKGS := jansson libevent_core libevent_pthreads libxxhash libibverbs librdmacm
+PKGS := jansson libevent_core libevent_extra libevent_pthreads libxxhash libibverbs librdmacm
+# What systemd is told, and asked for; SYSTEMD=no builds a daemon that does without.
+SYSTEMD ?= $(shell pkg-config --exists libsystemd && echo yes)
+ifeq ($(SYSTEMD),yes)
+PKGS += libsystemd
+endif
 
 CFLAGS  ?= -O2 -g
 OBJCOPY ?= objcopy
@@ -61,7 +66,8 @@ FOREIGN_x86_64  := guest/tracee.c guest/process.c $(wildcard guest/borrow*.c gue
 FOREIGN_SOURCES := guest/maps.c guest/helper.c $(or $(FOREIGN_$(FOREIGN_ARCH)),guest/foreign_none.c)
 DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c disk/*.c protocol/*.c daemon/*.c) \
 	$(wildcard guest/agent*.c qemu/*.c) guest/guest.c guest/wire.c guest/dirtymap.c $(FOREIGN_SOURCES)
-ENGINE_SOURCES := $(filter-out daemon/main.c,$(DAEMON_SOURCES))
+OTHER_SERVICE  := $(if $(filter yes,$(SYSTEMD)),daemon/service_none.c,daemon/service_systemd.c)
+ENGINE_SOURCES := $(filter-out daemon/main.c $(OTHER_SERVICE),$(DAEMON_SOURCES))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 

@@ -2,6 +2,7 @@
 #include "common/log.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,11 +19,17 @@ static const char *const level_names[] = {
     [LOG_LEVEL_DEBUG] = "debug",
 };
 
-static enum log_level max_level = LOG_LEVEL_INFO;
+static _Atomic int max_level = LOG_LEVEL_INFO;
+static log_sink *sink;
 
 void log_set_level(enum log_level level)
 {
-    max_level = level;
+    atomic_store(&max_level, (int)level);
+}
+
+void log_set_sink(log_sink *to)
+{
+    sink = to;
 }
 
 int log_level_from_name(const char *name)
@@ -43,27 +50,50 @@ static size_t clamp(int printed, size_t room)
     return (size_t)printed < room ? (size_t)printed : room - 1;
 }
 
-void log_write(enum log_level level, const char *format, ...)
+static void write_line(enum log_level level, const char *text)
 {
-    if (level > max_level) {
-        return;
-    }
     struct timespec now;
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &tm);
 
-    char line[LOG_LINE_MAX + 1];
-    size_t n = strftime(line, LOG_LINE_MAX, "%H:%M:%S", &tm);
-    n += clamp(snprintf(line + n, LOG_LINE_MAX - n, ".%03ld %s: ", now.tv_nsec / 1000000,
-                        level_names[level]),
-               LOG_LINE_MAX - n);
-    va_list args;
-    va_start(args, format);
-    n += clamp(vsnprintf(line + n, LOG_LINE_MAX - n, format, args), LOG_LINE_MAX - n);
-    va_end(args);
+    char line[LOG_LINE_MAX + 64];
+    size_t n = strftime(line, sizeof(line), "%H:%M:%S", &tm);
+    n += clamp(snprintf(line + n, sizeof(line) - n, ".%03ld %s: %s", now.tv_nsec / 1000000,
+                        level_names[level], text),
+               sizeof(line) - n);
     line[n++] = '\n';
     /* One write keeps the lines of several threads whole; a log that can't be written is lost. */
     ssize_t ignored = write(STDERR_FILENO, line, n);
     (void)ignored;
+}
+
+static void write_message(enum log_level level, const struct log_fields *fields, const char *format,
+                          va_list args)
+{
+    char text[LOG_LINE_MAX];
+    if ((int)level > atomic_load_explicit(&max_level, memory_order_relaxed)) {
+        return;
+    }
+    vsnprintf(text, sizeof(text), format, args);
+    if (!sink || !sink(level, fields, text)) {
+        write_line(level, text);
+    }
+}
+
+void log_write(enum log_level level, const char *format, ...)
+{
+    static const struct log_fields none;
+    va_list args;
+    va_start(args, format);
+    write_message(level, &none, format, args);
+    va_end(args);
+}
+
+void log_with(enum log_level level, const struct log_fields *fields, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    write_message(level, fields, format, args);
+    va_end(args);
 }

@@ -83,21 +83,29 @@ static bool check_outgoing(const struct entry *e, json_t *args, struct error **e
     return check_blockers(e->guest, errp) && check_disks(e->guest, wanted_disks(args), errp);
 }
 
-static struct endpoint *parse_uri(struct ferryd *d, json_t *args, struct error **errp)
+static struct endpoint *parse_uri(struct ferryd *d, const struct qmp_request *req, json_t *args,
+                                  struct error **errp)
 {
     const char *uri = json_string_value(json_object_get(args, "uri"));
     struct fd_finder fds = {.take = fds_take, .opaque = d};
-    return endpoint_parse(uri, &fds, errp);
+    if (!access_check_uri(d->access, qmp_request_uid(req), uri, errp)) {
+        return NULL;
+    }
+    struct endpoint *endpoint = endpoint_parse(uri, &fds, errp);
+    if (endpoint) {
+        endpoint_restrict(endpoint, d->access->listen);
+    }
+    return endpoint;
 }
 
-static bool start(struct ferryd *d, struct entry *e, json_t *args, enum job_direction direction,
-                  struct error **errp)
+static bool start(struct ferryd *d, struct entry *e, const struct qmp_request *req, json_t *args,
+                  enum job_direction direction, struct error **errp)
 {
     struct job_options options = {
         .disks = direction == JOB_OUTGOING ? wanted_disks(args) : JOB_DISKS_NONE,
         .stay_paused = json_is_false(json_object_get(args, "autostart")),
     };
-    struct endpoint *endpoint = parse_uri(d, args, errp);
+    struct endpoint *endpoint = parse_uri(d, req, args, errp);
     return endpoint && jobs_start(d, e, direction, endpoint, &options, errp);
 }
 
@@ -109,7 +117,7 @@ static void cmd_migrate(struct qmp_request *req, json_t *args, void *opaque)
     if (!e) {
         return;
     }
-    if (check_outgoing(e, args, &err) && start(d, e, args, JOB_OUTGOING, &err)) {
+    if (check_outgoing(e, args, &err) && start(d, e, req, args, JOB_OUTGOING, &err)) {
         qmp_return(req, NULL);
     } else {
         qmp_fail(req, err);
@@ -134,7 +142,7 @@ static void cmd_migrate_incoming(struct qmp_request *req, json_t *args, void *op
     if (!err) {
         jobs_answer_incoming(e); /* the last one's end may not have been heard of yet */
     }
-    if (err || !start(d, e, args, JOB_INCOMING, &err)) {
+    if (err || !start(d, e, req, args, JOB_INCOMING, &err)) {
         qmp_fail(req, err);
         return;
     }
@@ -177,16 +185,27 @@ static void cmd_migrate_continue(struct qmp_request *req, json_t *args, void *op
     qmp_return(req, NULL);
 }
 
-static void cmd_query_migrate(struct qmp_request *req, json_t *args, void *opaque)
+/* Answers for a guest that may be gone. */
+static void answer_record(struct qmp_request *req, json_t *args, struct ferryd *d,
+                          json_t *(*query)(struct entry *e))
 {
-    struct ferryd *d = opaque;
     struct error *err = NULL;
     struct entry *e = entry_pick_record(d, command_guest(args), &err);
     if (e) {
-        qmp_return(req, query_migration(e));
+        qmp_return(req, query(e));
     } else {
         qmp_fail(req, err);
     }
+}
+
+static void cmd_query_migrate(struct qmp_request *req, json_t *args, void *opaque)
+{
+    answer_record(req, args, opaque, query_migration);
+}
+
+static void cmd_query_migrate_history(struct qmp_request *req, json_t *args, void *opaque)
+{
+    answer_record(req, args, opaque, query_history);
 }
 
 /* ---- migrate-resolve ---- */
@@ -266,5 +285,6 @@ const struct qmp_command commands_migration[] = {
     {"migrate-continue", cmd_migrate_continue},
     {"migrate-resolve", cmd_migrate_resolve},
     {"query-migrate", cmd_query_migrate},
+    {"query-migrate-history", cmd_query_migrate_history},
     {0},
 };

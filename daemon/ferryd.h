@@ -6,9 +6,11 @@
 #ifndef FERRY_DAEMON_FERRYD_H
 #define FERRY_DAEMON_FERRYD_H
 
+#include "daemon/access.h"
 #include "daemon/job.h"
 #include "daemon/loop.h"
 #include "daemon/params.h"
+#include "daemon/totals.h"
 #include "guest/agent.h"
 
 #include <sys/queue.h>
@@ -46,6 +48,8 @@ struct named_fd;
 struct ferryd {
     struct loop *loop;
     struct qmp_server *qmp;
+    const struct access *access;
+    struct totals totals;
     struct entries entries;
     TAILQ_HEAD(live_jobs, live_job) live;
     TAILQ_HEAD(connections, connection) connections;

@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "daemon/messages.h"
 #include "protocol/qmp.h"
 #include "qemu/qemu.h"
 
@@ -137,7 +138,9 @@ static bool on_attached(void *opaque, struct guest *g, struct error **errp)
     c->entry = e ? e : entry_new(d, g->name);
     entry_attach(d, c->entry, g);
     d->strangers--;
-    log_info("guest %s: attached, VMM process %d, %u RAM blocks, %llu MiB, tracking %s", g->name,
+    struct log_fields fields = {.guest = g->name, .message_id = MESSAGE_ATTACHED};
+    log_with(LOG_LEVEL_INFO, &fields,
+             "guest %s: attached, VMM process %d, %u RAM blocks, %llu MiB, tracking %s", g->name,
              (int)g->pid, g->nblocks, (unsigned long long)g->ram >> 20, g->tracking);
     post_event(d, "GUEST_ATTACHED", g->name);
     if (c->attach) {
@@ -190,7 +193,9 @@ static void connection_end(struct connection *c, struct error *err)
 {
     struct ferryd *d = c->d;
     struct entry *e = c->entry;
-    log_info("guest %s: detached: %s", c->guest->name[0] ? c->guest->name : "(unnamed)", err->text);
+    const char *name = c->guest->name[0] ? c->guest->name : "(unnamed)";
+    struct log_fields fields = {.guest = name, .code = err->code, .message_id = MESSAGE_DETACHED};
+    log_with(LOG_LEVEL_INFO, &fields, "guest %s: detached: %s", name, err->text);
     c->guest->ops->lost(c->guest);
     if (e) {
         if (!e->parked) {

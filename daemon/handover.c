@@ -5,7 +5,9 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "daemon/handshake.h"
+#include "daemon/messages.h"
 #include "daemon/outgoing.h"
+#include "daemon/probes.h"
 
 #include <poll.h>
 #include <string.h>
@@ -27,6 +29,7 @@ static void note_started(struct outgoing *o)
     uint64_t now = clock_ns();
     atomic_store(&d->start, now - o->ready_ns);
     atomic_store(&d->total, now - o->stopped_ns);
+    probe_handover(o->job->guest_name, "running");
 }
 
 /* `load_ns` is the destination's word of what loading the state took there. */
@@ -49,6 +52,7 @@ static bool await_ready(struct outgoing *o, struct error **errp)
         return false;
     }
     note_ready(o, get_le64(rec.body));
+    probe_handover(o->job->guest_name, "ready");
     /* A destination that found a difference would have answered FAIL. */
     atomic_store(&o->job->counters.verified, o->job->capabilities[CAPABILITY_VERIFY]);
     return true;
@@ -63,6 +67,7 @@ static bool give_away(struct outgoing *o, struct error **errp)
     struct wait w = job_guest_wait(o->job);
     struct guest *g = o->job->guest;
     o->given_away = true;
+    probe_handover(g->name, "given-away");
     return g->ops->give_away(g, o->job->uuid, &w, errp) && !wait_cancelled(&w, errp);
 }
 
@@ -161,8 +166,9 @@ static enum fate decide(struct outgoing *o, struct error **errp)
     struct job *job = o->job;
     enum fate fate = FATE_UNKNOWN;
     job_set_handover(job, HANDOVER_UNDECIDED);
-    log_warning("guest %s: the link broke in the handover: it is undecided where the guest runs",
-                job->guest_name);
+    probe_handover(job->guest_name, "undecided");
+    job_log(job, LOG_LEVEL_WARNING, MESSAGE_UNDECIDED, NULL,
+            "the link broke in the handover: it is undecided where the guest runs");
     while (fate == FATE_UNKNOWN) {
         if (is_resolved(job, ASK_INTERVAL_MS)) {
             return resolved_fate(o, errp);
@@ -193,8 +199,8 @@ static enum fate finish_one_way(struct outgoing *o, struct error **errp)
             return FATE_SOURCE;
         }
         bool silent = strcmp(err->code, "timeout") == 0;
-        log_warning("guest %s: the stream is out, its taker has not ended well: %s",
-                    job->guest_name, err->text);
+        job_log(job, LOG_LEVEL_WARNING, MESSAGE_UNDECIDED, err->code,
+                "the stream is out, its taker has not ended well: %s", err->text);
         error_free(err);
         job_set_handover(job, HANDOVER_UNDECIDED);
         if (is_resolved(job, silent ? 0 : -1)) {

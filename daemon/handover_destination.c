@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "daemon/incoming.h"
+#include "daemon/probes.h"
 
 #include <poll.h>
 #include <string.h>
@@ -187,6 +188,7 @@ static bool start_guest(struct incoming *in, uint64_t *ns, struct error **errp)
         return false;
     }
     uint64_t start = clock_ns();
+    probe_handover(job->guest_name, "start");
     job_set_handover(job, HANDOVER_UNDECIDED);
     struct wait w = {.cancel_fd = -1, .timeout_ms = -1, .what = "the VMM"};
     struct guest_announce announce = params_announce(job->params);
@@ -198,6 +200,7 @@ static bool start_guest(struct incoming *in, uint64_t *ns, struct error **errp)
         return false;
     }
     *ns = clock_ns() - start;
+    probe_handover(job->guest_name, "started");
     atomic_store(&job->downtime.start, *ns);
     in->running = true;
     job_set_handover(job, HANDOVER_DESTINATION);
@@ -229,6 +232,7 @@ bool handover_destination(struct incoming *in, struct error **errp)
         return finish_one_way(in, errp);
     }
     in->offered = true;
+    probe_handover(in->job->guest_name, "loaded");
     /* A READY that can't be written is a broken link: the source never gives the guest away. */
     if (!stream_write_u64(&in->stream, RECORD_READY, atomic_load(&in->job->downtime.load), errp) ||
         !await_go(in, errp) || !start_guest(in, &ns, errp)) {

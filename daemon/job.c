@@ -4,7 +4,10 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "daemon/messages.h"
+#include "daemon/probes.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
@@ -19,7 +22,15 @@ static const char *const status_names[] = {
 _Static_assert(sizeof(status_names) / sizeof(status_names[0]) == JOB_STATUS_COUNT,
                "each status has a name");
 
-#define TO(status) (1u << (status))
+static const char *const direction_names[] = {
+    [JOB_OUTGOING] = "outgoing",
+    [JOB_INCOMING] = "incoming",
+};
+
+/* Longer texts are cut. */
+#define JOB_LOG_MAX 960
+
+#define TO(status)  (1u << (status))
 
 /* From each status, those that may follow it. */
 static const unsigned transitions[JOB_STATUS_COUNT] = {
@@ -39,6 +50,11 @@ bool job_status_is_terminal(enum job_status status)
 const char *job_status_name(enum job_status status)
 {
     return status_names[status];
+}
+
+const char *job_direction_name(enum job_direction direction)
+{
+    return direction_names[direction];
 }
 
 /* ---- life ---- */
@@ -75,6 +91,7 @@ struct job *job_new(enum job_direction direction, struct guest *guest, struct pa
     job->endpoint = endpoint;
     job->hooks = *hooks;
     pthread_mutex_init(&job->lock, NULL);
+    history_init(&job->history);
     atomic_store(&job->counters.total, guest->ram);
     if (!open_mailbox(job, errp)) {
         job_unref(job);
@@ -104,6 +121,7 @@ void job_unref(struct job *job)
     fd_close(&job->continue_fd);
     fd_close(&job->resolve_fd);
     fd_close(&job->quit_fd);
+    history_destroy(&job->history);
     pthread_mutex_destroy(&job->lock);
     free(job);
 }
@@ -200,6 +218,21 @@ void job_get_uuid(struct job *job, uint8_t uuid[GUEST_UUID_SIZE])
     memcpy(uuid, job->uuid, GUEST_UUID_SIZE);
 }
 
+void job_uuid_text(const uint8_t uuid[GUEST_UUID_SIZE], char text[JOB_UUID_TEXT])
+{
+    char *at = text;
+    for (int i = 0; i < GUEST_UUID_SIZE; i++) {
+        at += sprintf(at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
+    }
+}
+
+void job_format_uuid(struct job *job, char text[JOB_UUID_TEXT])
+{
+    uint8_t uuid[GUEST_UUID_SIZE];
+    job_get_uuid(job, uuid);
+    job_uuid_text(uuid, text);
+}
+
 char *job_get_address(struct job *job)
 {
     LOCK_SCOPE(&job->lock);
@@ -223,6 +256,23 @@ static void notify_guest(struct job *job, enum job_status status)
     job->guest->ops->notify(job->guest, told[status], job->direction == JOB_OUTGOING);
 }
 
+void job_log(struct job *job, enum log_level level, const char *message_id, const char *code,
+             const char *format, ...)
+{
+    char uuid[JOB_UUID_TEXT], text[JOB_LOG_MAX];
+    job_format_uuid(job, uuid);
+    struct log_fields fields = {.guest = job->guest_name,
+                                .job = uuid,
+                                .state = status_names[job_get_status(job)],
+                                .code = code,
+                                .message_id = message_id};
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    log_with(level, &fields, "guest %s: %s", job->guest_name, text);
+}
+
 void job_set_status(struct job *job, enum job_status status)
 {
     enum job_status from = job_get_status(job);
@@ -239,8 +289,9 @@ void job_set_status(struct job *job, enum job_status status)
         atomic_store(&job->times.end, elapsed);
     }
     atomic_store(&job->status, (int)status);
-    log_info("guest %s: %s migration %s", job->guest_name,
-             job->direction == JOB_OUTGOING ? "outgoing" : "incoming", status_names[status]);
+    job_log(job, LOG_LEVEL_INFO, MESSAGE_STATE, NULL, "%s migration %s",
+            direction_names[job->direction], status_names[status]);
+    probe_state(job->guest_name, direction_names[job->direction], status_names[status]);
     notify_guest(job, status);
     job->hooks.status(job->hooks.opaque, job, status);
 }
@@ -278,7 +329,7 @@ void job_end(struct job *job, struct error *err)
         job_set_status(job, JOB_CANCELLED);
         return;
     }
-    log_warning("guest %s: %s", job->guest_name, err->text);
+    job_log(job, LOG_LEVEL_WARNING, MESSAGE_FAILED, err->code, "%s", err->text);
     job_set_status(job, JOB_FAILED);
 }
 

@@ -15,7 +15,9 @@
 #define FERRY_DAEMON_JOB_H
 
 #include "common/error.h"
+#include "common/log.h"
 #include "common/wait.h"
+#include "daemon/history.h"
 #include "daemon/loop.h"
 #include "daemon/params.h"
 #include "disk/save.h"
@@ -42,6 +44,8 @@ enum job_status {
 
 enum job_direction { JOB_OUTGOING, JOB_INCOMING };
 
+#define JOB_UUID_TEXT 37 /* with its NUL */
+
 /* Who may run the guest, where that is not plain from the status. */
 enum job_handover { HANDOVER_NONE, HANDOVER_UNDECIDED, HANDOVER_SOURCE, HANDOVER_DESTINATION };
 
@@ -59,6 +63,7 @@ enum job_disks {
 struct job_times {
     _Atomic uint64_t start; /* CLOCK_MONOTONIC, the others relative to it */
     _Atomic uint64_t setup; /* the end of setup */
+    _Atomic uint64_t stop;  /* outgoing: the guest was stopped */
     _Atomic uint64_t end;
 };
 
@@ -135,6 +140,7 @@ struct job {
     struct job_times times;
     struct job_downtime downtime;
     struct job_counters counters;
+    struct history history; /* outgoing */
 };
 
 /* Takes over `endpoint`; takes references to the guest.  NULL: out of descriptors. */
@@ -164,16 +170,23 @@ static inline enum job_status job_get_status(struct job *job)
 
 bool job_status_is_terminal(enum job_status status);
 const char *job_status_name(enum job_status status);
+const char *job_direction_name(enum job_direction direction);
 
 /* A copy of why it failed, or NULL. */
 struct error *job_get_error(struct job *job);
 void job_get_uuid(struct job *job, uint8_t uuid[GUEST_UUID_SIZE]);
+/* The same as text. */
+void job_format_uuid(struct job *job, char text[JOB_UUID_TEXT]);
 /* A copy of where it listens, or NULL. */
 char *job_get_address(struct job *job);
 
 /* ---- the job's thread ---- */
 
 void job_set_status(struct job *job, enum job_status status);
+
+/* Logs what happens in the job; `message_id` and `code` may be NULL.  Any thread. */
+void job_log(struct job *job, enum log_level level, const char *message_id, const char *code,
+             const char *format, ...) __attribute__((format(printf, 5, 6)));
 
 /*
  * The end of a job that did not complete, before it is cleaned up: decides whether it fails or is
@@ -188,6 +201,9 @@ void job_end(struct job *job, struct error *err);
 void job_set_uuid(struct job *job, const uint8_t uuid[GUEST_UUID_SIZE]);
 void job_set_address(struct job *job, const char *address);
 void job_set_handover(struct job *job, enum job_handover handover);
+
+/* A UUID as text, in the form of RFC 4122. */
+void job_uuid_text(const uint8_t uuid[GUEST_UUID_SIZE], char text[JOB_UUID_TEXT]);
 
 /* Fills an empty `ram` with the guest's blocks. */
 bool job_map_ram(struct job *job, struct ram *ram, struct error **errp);

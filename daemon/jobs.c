@@ -73,6 +73,7 @@ static void on_status(void *arg)
         news->d->qmp, "MIGRATION",
         json_pack("{s:s, s:s}", "status", job_status_name(status), "guest", news->job->guest_name));
     if (job_status_is_terminal(status)) {
+        totals_count_end(&news->d->totals, news->job);
         answer_incoming(entry_of(news->d, news->job), job_get_error(news->job));
     }
     news_free(news);
@@ -107,6 +108,7 @@ static void on_finished(void *arg)
         }
     }
     pthread_join(live->job->thread, NULL);
+    totals_add(&d->totals, live->job);
     TAILQ_REMOVE(&d->live, live, link);
     job_unref(live->job);
     free(live);

@@ -1,153 +1,44 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* ferryd's start and end, as a list of steps. */
+/* ferryd's start and end, as a list of steps, and the signals in between. */
 #include "daemon/ferryd.h"
 
 #include "common/cleanup.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "daemon/commands.h"
+#include "daemon/metrics.h"
+#include "daemon/options.h"
+#include "daemon/service.h"
+#include "daemon/sockets.h"
 #include "protocol/qmp.h"
 #include "ram/fault.h"
 
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
-#define EXIT_USAGE 2
+/* Signs of life in each period of the watchdog. */
+#define WATCHDOG_SIGNS 3
 
-struct options {
-    const char *control;
-    const char *guests;
-    const char *state_dir;
-    int log_level;
+#define EVENTS_MAX     4u
+
+/* The process: what it was told, and what it runs. */
+struct process {
+    int argc;
+    char **argv;
+    struct options options;
+    struct ferryd d;
+    struct event *events[EVENTS_MAX]; /* signals, watchdog */
+    unsigned count;
+    const char *bound[3]; /* paths of sockets that are ours to take away again */
+    unsigned nbound;
 };
-
-static const struct option long_options[] = {
-    {"control", required_argument, NULL, 'c'},
-    {"guests", required_argument, NULL, 'g'},
-    {"state-dir", required_argument, NULL, 's'},
-    {"log-level", required_argument, NULL, 'l'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'v'},
-    {0},
-};
-
-static const char usage[] =
-    "Usage: ferryd [OPTION]...\n"
-    "Live-migrates KVM guests, driven by QMP commands on a unix socket.\n"
-    "\n"
-    "  --control PATH    control socket (/run/ferryd/control.sock)\n"
-    "  --guests PATH     socket that libferry connects to (/run/ferryd/guests.sock)\n"
-    "  --state-dir DIR   what must outlive the daemon (/var/lib/ferryd)\n"
-    "  --log-level NAME  error, warning, info or debug (info)\n"
-    "  --help            this text\n"
-    "  --version         the version\n";
-
-static void usage_error(const char *text, const char *what)
-{
-    fprintf(stderr, "ferryd: %s%s; see ferryd --help\n", text, what);
-    exit(EXIT_USAGE);
-}
-
-static void take_option(struct options *o, int c, char **argv)
-{
-    switch (c) {
-    case 'c':
-        o->control = optarg;
-        break;
-    case 'g':
-        o->guests = optarg;
-        break;
-    case 's':
-        o->state_dir = optarg;
-        break;
-    case 'l':
-        o->log_level = log_level_from_name(optarg);
-        if (o->log_level < 0) {
-            usage_error("unknown log level: ", optarg);
-        }
-        break;
-    case 'h':
-        fputs(usage, stdout);
-        exit(0);
-    case 'v':
-        puts("ferryd " FERRY_VERSION);
-        exit(0);
-    case ':':
-        usage_error("an argument is missing to ", argv[optind - 1]);
-        break;
-    default:
-        usage_error("unknown option: ", argv[optind - 1]);
-    }
-}
-
-static void parse_options(struct options *o, int argc, char **argv)
-{
-    int c;
-    *o = (struct options){.control = "/run/ferryd/control.sock",
-                          .guests = "/run/ferryd/guests.sock",
-                          .state_dir = "/var/lib/ferryd",
-                          .log_level = LOG_LEVEL_INFO};
-    opterr = 0;
-    while ((c = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
-        take_option(o, c, argv);
-    }
-    if (optind < argc) {
-        usage_error("unexpected argument: ", argv[optind]);
-    }
-}
-
-/* A socket left by a daemon that is gone is in the way; one that answers belongs to another. */
-static bool clear_path(const char *path, const struct sockaddr_un *addr, int type,
-                       struct error **errp)
-{
-    struct stat st;
-    if (lstat(path, &st) < 0) {
-        return true;
-    }
-    CLEANUP_CLOSE int probe = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (!S_ISSOCK(st.st_mode) ||
-        connect(probe, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN) {
-        error_set(errp, "listen-failed", "%s: %s", path,
-                  S_ISSOCK(st.st_mode) ? "another daemon listens there" : "not a socket");
-        return false;
-    }
-    unlink(path);
-    return true;
-}
-
-/* Who may connect is the file mode's matter: the owner and the group. */
-static int listen_unix(const char *path, int type, struct error **errp)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof(addr.sun_path)) {
-        error_set(errp, "listen-failed", "%s: a socket's path has at most %zu bytes", path,
-                  sizeof(addr.sun_path) - 1);
-        return -1;
-    }
-    strcpy(addr.sun_path, path);
-    if (!clear_path(path, &addr, type, errp)) {
-        return -1;
-    }
-    CLEANUP_CLOSE int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    mode_t mask = umask(0117);
-    bool ok =
-        fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 128) == 0;
-    int err = errno;
-    umask(mask);
-    if (!ok) {
-        error_set(errp, "listen-failed", "%s: %s", path, strerror(err));
-        return -1;
-    }
-    return fd_steal(&fd);
-}
 
 /* Each guest holds descriptors: as many as are allowed. */
 static void raise_descriptor_limit(void)
@@ -171,11 +62,83 @@ static void fill_standard_descriptors(void)
     }
 }
 
+/* ---- while it runs ---- */
+
 static void on_signal(evutil_socket_t sig, short events, void *arg)
 {
+    struct process *p = arg;
     (void)events;
     log_info("signal %d: ending", (int)sig);
-    jobs_quit(arg);
+    service_ends();
+    jobs_quit(&p->d);
+}
+
+static void log_fault(void *opaque, const char *where, const char *what)
+{
+    (void)opaque;
+    log_warning("%s%s%s", where ? where : "", where ? ": " : "", what);
+}
+
+static void log_kept(void *opaque, const char *name)
+{
+    (void)opaque;
+    log_warning("the configuration changes %s, which counts when ferryd is started again", name);
+}
+
+static void on_reload(evutil_socket_t sig, short events, void *arg)
+{
+    struct process *p = arg;
+    struct options fresh;
+    (void)sig;
+    (void)events;
+    service_reloads();
+    if (options_read(&fresh, p->argc, p->argv, log_fault, NULL)) {
+        options_update(&p->options, &fresh, log_kept, NULL);
+        log_set_level((enum log_level)p->options.log_level);
+        log_info("the configuration was read again");
+    } else {
+        log_warning("the configuration has faults: nothing of it is changed");
+    }
+    options_free(&fresh);
+    service_is_ready();
+}
+
+static void on_watchdog(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    (void)arg;
+    service_is_alive();
+}
+
+static bool add_event(struct process *p, struct event *event, const struct timeval *period,
+                      struct error **errp)
+{
+    if (!event || event_add(event, period) < 0) {
+        error_set(errp, "system-error", "No events for signals");
+        return false;
+    }
+    p->events[p->count++] = event;
+    return true;
+}
+
+static bool add_events(struct process *p, struct error **errp)
+{
+    struct event_base *base = loop_base(p->d.loop);
+    uint64_t us = service_watchdog_ns() / WATCHDOG_SIGNS / 1000;
+    struct timeval period = {.tv_sec = (time_t)(us / 1000000), .tv_usec = (long)(us % 1000000)};
+    return add_event(p, evsignal_new(base, SIGTERM, on_signal, p), NULL, errp) &&
+           add_event(p, evsignal_new(base, SIGINT, on_signal, p), NULL, errp) &&
+           add_event(p, evsignal_new(base, SIGHUP, on_reload, p), NULL, errp) &&
+           (!us || add_event(p, event_new(base, -1, EV_PERSIST, on_watchdog, p), &period, errp));
+}
+
+/* ---- start and end ---- */
+
+static bool admit(void *opaque, uid_t uid, bool read_only, struct error **errp)
+{
+    struct ferryd *d = opaque;
+    return access_check_session(d->access, uid, read_only, errp);
 }
 
 static bool make_server(struct ferryd *d, struct error **errp)
@@ -186,19 +149,39 @@ static bool make_server(struct ferryd *d, struct error **errp)
         .package = "ferryd " FERRY_VERSION,
         .commands = commands_all(),
         .opaque = d,
+        .admit = admit,
     };
     d->qmp = qmp_server_new(&config, errp);
     return d->qmp != NULL;
 }
 
-static bool open_sockets(struct ferryd *d, const struct options *o, struct error **errp)
+static int open_socket(struct process *p, const char *name, const struct socket_options *o,
+                       int type, struct error **errp)
 {
-    int guests = listen_unix(o->guests, SOCK_SEQPACKET, errp);
-    if (guests < 0 || !guests_init(d, guests, errp)) {
-        return false;
+    bool own;
+    int fd = socket_take_or_listen(name, o, type, &own, errp);
+    if (fd >= 0 && own) {
+        p->bound[p->nbound++] = o->path;
     }
-    int control = listen_unix(o->control, SOCK_STREAM, errp);
-    return control >= 0 && qmp_server_listen(d->qmp, control, errp);
+    return fd;
+}
+
+static bool open_control(struct process *p, const char *name, const struct socket_options *o,
+                         bool read_only, struct error **errp)
+{
+    int fd = open_socket(p, name, o, SOCK_STREAM, errp);
+    return fd >= 0 && qmp_server_listen(p->d.qmp, fd, read_only, errp);
+}
+
+/* The control socket last: whoever finds it finds the others. */
+static bool open_sockets(struct process *p, struct error **errp)
+{
+    const struct options *o = &p->options;
+    int guests = open_socket(p, "guests", &o->guests, SOCK_SEQPACKET, errp);
+    return guests >= 0 && guests_init(&p->d, guests, errp) &&
+           (!o->metrics || metrics_serve(&p->d, o->metrics, errp)) &&
+           (!o->read_only.path || open_control(p, "read-only", &o->read_only, true, errp)) &&
+           open_control(p, "control", &o->control, false, errp);
 }
 
 static bool make_state_dir(const char *path, struct error **errp)
@@ -210,31 +193,38 @@ static bool make_state_dir(const char *path, struct error **errp)
     return true;
 }
 
-static bool serve(struct ferryd *d, const struct options *o, struct error **errp)
+static bool serve(struct process *p, struct error **errp)
 {
+    struct ferryd *d = &p->d;
     d->loop = loop_new(errp);
-    if (!d->loop || !make_state_dir(o->state_dir, errp) || !make_server(d, errp) ||
-        !open_sockets(d, o, errp)) {
+    if (!d->loop || !make_state_dir(p->options.state_dir, errp) || !make_server(d, errp) ||
+        !open_sockets(p, errp) || !add_events(p, errp)) {
         return false;
     }
-    struct event *term = evsignal_new(loop_base(d->loop), SIGTERM, on_signal, d);
-    struct event *interrupt = evsignal_new(loop_base(d->loop), SIGINT, on_signal, d);
-    event_add(term, NULL);
-    event_add(interrupt, NULL);
-    log_info("ferryd " FERRY_VERSION " listens on %s and %s", o->control, o->guests);
+    log_info("ferryd " FERRY_VERSION " listens on %s and %s", p->options.control.path,
+             p->options.guests.path);
+    service_is_ready();
     loop_run(d->loop);
-    event_free(term);
-    event_free(interrupt);
-    unlink(o->control);
-    unlink(o->guests);
     return true;
 }
 
-static void tear_down(struct ferryd *d)
+static void take_away_sockets(struct process *p)
 {
+    while (p->nbound) {
+        unlink(p->bound[--p->nbound]);
+    }
+}
+
+static void tear_down(struct process *p)
+{
+    struct ferryd *d = &p->d;
+    while (p->count) {
+        event_free(p->events[--p->count]);
+    }
     if (d->deadline) {
         event_free(d->deadline);
     }
+    metrics_end();
     guests_free(d);
     fds_free(d);
     if (d->qmp) {
@@ -243,31 +233,50 @@ static void tear_down(struct ferryd *d)
     if (d->loop) {
         loop_free(d->loop);
     }
+    options_free(&p->options);
+}
+
+static void init(struct ferryd *d, const struct options *o)
+{
+    d->guests_fd = -1;
+    d->access = &o->access;
+    TAILQ_INIT(&d->entries);
+    TAILQ_INIT(&d->live);
+    TAILQ_INIT(&d->connections);
+    TAILQ_INIT(&d->fds);
+}
+
+static void print_fault(void *opaque, const char *where, const char *what)
+{
+    (void)opaque;
+    fprintf(stderr, "ferryd: %s%s%s\n", where ? where : "", where ? ": " : "", what);
 }
 
 int main(int argc, char **argv)
 {
-    struct options options;
-    struct ferryd d = {.guests_fd = -1};
+    static struct process p;
     struct error *err = NULL;
-    parse_options(&options, argc, argv);
-    log_set_level((enum log_level)options.log_level);
     fill_standard_descriptors();
+    p.argc = argc;
+    p.argv = argv;
+    if (!options_read(&p.options, argc, argv, print_fault, NULL)) {
+        return EXIT_USAGE;
+    }
+    service_open_log();
+    log_set_level((enum log_level)p.options.log_level);
     raise_descriptor_limit();
     signal(SIGPIPE, SIG_IGN);
     fault_init();
-    TAILQ_INIT(&d.entries);
-    TAILQ_INIT(&d.live);
-    TAILQ_INIT(&d.connections);
-    TAILQ_INIT(&d.fds);
-    bool ok = serve(&d, &options, &err);
+    init(&p.d, &p.options);
+    bool ok = serve(&p, &err);
     if (!ok) {
         log_error("%s", err->text);
         error_free(err);
     }
-    if (!TAILQ_EMPTY(&d.live)) {
+    take_away_sockets(&p);
+    if (!TAILQ_EMPTY(&p.d.live)) {
         _exit(0); /* jobs that did not end in time still use what would be torn down */
     }
-    tear_down(&d);
+    tear_down(&p);
     return ok ? 0 : 1;
 }

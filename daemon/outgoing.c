@@ -7,6 +7,7 @@
 #include "daemon/handover.h"
 #include "daemon/handshake.h"
 #include "daemon/outgoing_disks.h"
+#include "daemon/probes.h"
 #include "ram/verify.h"
 
 #include <poll.h>
@@ -140,6 +141,34 @@ static bool run_round(struct outgoing *o, enum ram_round kind, struct error **er
     return false;
 }
 
+/* The record of a round, begun. */
+static struct history_round begin_record(struct outgoing *o)
+{
+    struct history_round r = {
+        .first = atomic_load(&o->job->counters.rounds),
+        .count = 1,
+        .start_ns = job_elapsed(o->job),
+        .transferred = o->stream.sent,
+        .pages = job_pages_sent(o->job),
+    };
+    probe_round_begin(o->job->guest_name, r.first);
+    return r;
+}
+
+/* What remains after a synchronisation is what the guest wrote meanwhile. */
+static void end_record(struct outgoing *o, struct history_round *r)
+{
+    struct job *job = o->job;
+    r->end_ns = job_elapsed(job);
+    r->transferred = o->stream.sent - r->transferred;
+    r->pages = job_pages_sent(job) - r->pages;
+    r->dirtied = atomic_load(&job->counters.ram.remaining);
+    r->remaining = remaining_bytes(o);
+    r->throttle = atomic_load(&job->counters.throttle);
+    history_add(&job->history, r);
+    probe_round_end(job->guest_name, r->first, r->transferred, r->dirtied);
+}
+
 /* What stopping, loading and starting cost besides the bytes: a request or two to each end. */
 static double fixed_downtime_ms(const struct outgoing *o)
 {
@@ -183,9 +212,11 @@ static bool run_rounds(struct outgoing *o, struct error **errp)
     count_pass(o);
     uint64_t before = remaining_bytes(o);
     for (enum ram_round kind = RAM_ROUND_FIRST;; kind = RAM_ROUND_LATER) {
+        struct history_round record = begin_record(o);
         if (!run_round(o, kind, errp) || !sync_dirty(o, errp)) {
             return false;
         }
+        end_record(o, &record);
         pace_publish(&o->pace);
         if (should_stop(o, before)) {
             return true;
@@ -207,10 +238,13 @@ static bool stop_guest(struct outgoing *o, struct error **errp)
     }
     o->stopped = true;
     o->stopped_ns = clock_ns();
+    probe_handover(o->job->guest_name, "stop");
     if (!o->job->guest->ops->stop(o->job->guest, &o->was_paused, &o->stopped_ns, &w, errp)) {
         return false;
     }
     atomic_store(&o->job->downtime.stop, clock_ns() - o->stopped_ns);
+    atomic_store(&o->job->times.stop, o->stopped_ns - atomic_load(&o->job->times.start));
+    probe_handover(o->job->guest_name, "stopped");
     throttle_stopped(&o->throttle);
     return true;
 }
@@ -275,6 +309,7 @@ static bool send_device(struct outgoing *o, struct error **errp)
     if (!ok) {
         stream_prefer_peers_word(&o->stream, errp);
     }
+    probe_handover(o->job->guest_name, ok ? "sent" : "not-sent");
     atomic_store(&c->downtime_bytes, o->stream.sent - atomic_load(&c->disk.transferred) - sent);
     return ok;
 }

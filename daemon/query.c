@@ -5,7 +5,6 @@
 #include "ram/block.h"
 
 #include <math.h>
-#include <stdio.h>
 
 /* ---- query-migrate ---- */
 
@@ -91,7 +90,7 @@ static json_t *cache_info(struct job *job)
     return cache;
 }
 
-static json_t *downtime_parts(struct job *job)
+json_t *query_downtime_parts(struct job *job)
 {
     struct job_downtime *d = &job->downtime;
     json_t *parts = json_object();
@@ -128,7 +127,7 @@ static void add_progress(json_t *info, struct job *job, enum job_status status)
         if (job->direction == JOB_OUTGOING) {
             set_int(info, "downtime", to_ms(atomic_load(&job->downtime.total)));
         }
-        json_object_set_new_nocheck(info, "downtime-parts", downtime_parts(job));
+        json_object_set_new_nocheck(info, "downtime-parts", query_downtime_parts(job));
     } else if (job->direction == JOB_OUTGOING) {
         unsigned throttle = atomic_load(&job->counters.throttle);
         if (throttle) {
@@ -151,22 +150,12 @@ static void add_handover(json_t *info, struct job *job)
     }
 }
 
-static void format_uuid(const uint8_t uuid[GUEST_UUID_SIZE], char text[37])
-{
-    char *at = text;
-    for (int i = 0; i < GUEST_UUID_SIZE; i++) {
-        at += sprintf(at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
-    }
-}
-
 static void add_identity(json_t *info, struct job *job)
 {
-    uint8_t uuid[GUEST_UUID_SIZE];
-    char text[37];
-    job_get_uuid(job, uuid);
-    format_uuid(uuid, text);
-    set_text(info, "job", text);
-    set_text(info, "direction", job->direction == JOB_OUTGOING ? "outgoing" : "incoming");
+    char uuid[JOB_UUID_TEXT];
+    job_format_uuid(job, uuid);
+    set_text(info, "job", uuid);
+    set_text(info, "direction", job_direction_name(job->direction));
     char *address = job_get_address(job);
     if (address) {
         set_text(info, "listening", address);
@@ -213,8 +202,8 @@ static json_t *job_info(struct job *job)
 static json_t *orphan_info(const struct guest *g)
 {
     struct job_counters unknown = {.total = g->ram};
-    char uuid[37];
-    format_uuid(g->job, uuid);
+    char uuid[JOB_UUID_TEXT];
+    job_uuid_text(g->job, uuid);
     return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:o}", "status", "device", "direction",
                      "outgoing", "job", uuid, "handover", "undecided", "total-time", 0,
                      "setup-time", 0, "expected-downtime", 0, "ram",

@@ -62,6 +62,7 @@ static bool add_handler(struct dispatch *dispatch, const struct schema *schema,
     struct command command = {
         .arguments = json_object_get(spec, "arguments"),
         .oob = json_is_true(json_object_get(spec, "oob")),
+        .reads = json_is_true(json_object_get(spec, "reads")),
         .run = handler->run,
         .opaque = opaque,
     };

@@ -10,6 +10,7 @@
 struct command {
     json_t *arguments; /* the schema's; NULL: takes none */
     bool oob;
+    bool reads; /* changes nothing */
     qmp_handler *run;
     void *opaque;
 };

@@ -53,6 +53,11 @@ int qmp_request_take_fd(struct qmp_request *req)
     return fd_queue_take(&req->session->fds);
 }
 
+uid_t qmp_request_uid(const struct qmp_request *req)
+{
+    return req->session->client.uid;
+}
+
 static void start(struct qmp_request *req)
 {
     req->session->unanswered++;
@@ -109,6 +114,7 @@ static struct qmp_request *parse(const struct session *s, const char *bytes, siz
         .dispatch = &s->server->dispatch,
         .negotiated = s->negotiated,
         .oob = s->oob,
+        .read_only = s->client.read_only,
     };
     return request_parse(&context, bytes, len);
 }

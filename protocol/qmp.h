@@ -14,6 +14,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct event_base;
 struct qmp_server;
@@ -36,7 +37,9 @@ struct qmp_config {
     int version[3];                     /* major, minor, micro */
     const char *package;                /* "ferryd 0.1.0" */
     const struct qmp_command *commands; /* ends with a NULL name; must match the schema exactly */
-    void *opaque;                       /* for the handlers */
+    void *opaque;                       /* for the handlers, and for admit */
+    /* Whether that user's client may have a session; NULL: whoever can connect may. */
+    bool (*admit)(void *opaque, uid_t uid, bool read_only, struct error **errp);
 };
 
 struct qmp_server *qmp_server_new(const struct qmp_config *config, struct error **errp);
@@ -44,8 +47,14 @@ struct qmp_server *qmp_server_new(const struct qmp_config *config, struct error 
 /* Closes all sessions and sockets; answers pending are dropped when they come. */
 void qmp_server_free(struct qmp_server *server);
 
-/* Takes over `fd`, a listening unix stream socket. */
-bool qmp_server_listen(struct qmp_server *server, int fd, struct error **errp);
+/*
+ * Takes over `fd`, a listening unix stream socket.  Sessions on a read-only one are answered the
+ * commands that the schema calls so ("reads"), and hear the events.
+ */
+bool qmp_server_listen(struct qmp_server *server, int fd, bool read_only, struct error **errp);
+
+/* How many there are now. */
+size_t qmp_server_sessions(const struct qmp_server *server);
 
 /* Takes over `value`; NULL answers an empty object. */
 void qmp_return(struct qmp_request *req, json_t *value);
@@ -57,6 +66,9 @@ void qmp_fail(struct qmp_request *req, struct error *err);
  * caller's; -1 when there is none.
  */
 int qmp_request_take_fd(struct qmp_request *req);
+
+/* The user whose process connected, as the kernel tells it (SO_PEERCRED). */
+uid_t qmp_request_uid(const struct qmp_request *req);
 
 /* Sends an event to every session that has negotiated; takes over `data` (NULL: no data member). */
 void qmp_event(struct qmp_server *server, const char *name, json_t *data);

@@ -106,6 +106,11 @@ static const struct command *find_command(const struct request_context *context,
                         "The command %.*s has not been found", QUOTE_MAX, name);
         return NULL;
     }
+    if (context->read_only && !command->reads) {
+        error_set(errp, "read-only", "The command %s is not answered on the read-only socket",
+                  name);
+        return NULL;
+    }
     if (oob && !command->oob) {
         error_set(errp, "oob-unsupported", "The command %s does not support OOB", name);
         return NULL;

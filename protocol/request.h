@@ -32,6 +32,7 @@ struct request_context {
     const struct dispatch *dispatch;
     bool negotiated;
     bool oob;
+    bool read_only;
 };
 
 /* Takes a request apart; NULL when there is no memory. */

@@ -22,6 +22,7 @@ static const struct timeval accept_pause = {.tv_usec = 100 * 1000L};
 struct listener {
     LIST_ENTRY(listener) link;
     struct qmp_server *server;
+    bool read_only;
     struct evconnlistener *accepting;
     struct event *resume;
 };
@@ -61,6 +62,8 @@ struct qmp_server *qmp_server_new(const struct qmp_config *config, struct error 
         return NULL;
     }
     server->base = config->base;
+    server->admit = config->admit;
+    server->opaque = config->opaque;
     LIST_INIT(&server->listeners);
     LIST_INIT(&server->sessions);
     if (!fill(server, config, errp)) {
@@ -100,11 +103,8 @@ void qmp_server_free(struct qmp_server *server)
 }
 
 /* Tells the client why, as well as that can be done without waiting for it. */
-static void refuse(int fd)
+static void refuse(int fd, struct error *err)
 {
-    struct error *err = NULL;
-    error_set(&err, "sessions-too-many", "There are %d control sessions already",
-              SERVER_MAX_SESSIONS);
     json_t *reply = encode_error(err);
     struct evbuffer *line = evbuffer_new();
     if (line && encode_line(line, reply)) {
@@ -122,6 +122,25 @@ static void refuse(int fd)
     close(fd);
 }
 
+/* Nobody's where the kernel does not tell. */
+static uid_t peer_uid(int fd)
+{
+    struct ucred cred;
+    socklen_t length = sizeof(cred);
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &length) == 0 ? cred.uid : (uid_t)-1;
+}
+
+static bool admit(struct qmp_server *server, const struct session_client *client,
+                  struct error **errp)
+{
+    if (server->session_count >= SERVER_MAX_SESSIONS) {
+        error_set(errp, "sessions-too-many", "There are %d control sessions already",
+                  SERVER_MAX_SESSIONS);
+        return false;
+    }
+    return !server->admit || server->admit(server->opaque, client->uid, client->read_only, errp);
+}
+
 static void on_connection(struct evconnlistener *accepting, evutil_socket_t fd,
                           struct sockaddr *peer, int peer_len, void *opaque)
 {
@@ -129,9 +148,11 @@ static void on_connection(struct evconnlistener *accepting, evutil_socket_t fd,
     (void)peer;
     (void)peer_len;
     struct listener *listener = opaque;
-    if (listener->server->session_count >= SERVER_MAX_SESSIONS) {
-        refuse(fd);
-    } else if (!session_new(listener->server, fd)) {
+    struct session_client client = {.uid = peer_uid(fd), .read_only = listener->read_only};
+    struct error *err = NULL;
+    if (!admit(listener->server, &client, &err)) {
+        refuse(fd, err);
+    } else if (!session_new(listener->server, fd, &client)) {
         log_error("no memory for another control session");
     }
 }
@@ -154,13 +175,14 @@ static void on_accept_resume(evutil_socket_t fd, short what, void *opaque)
     evconnlistener_enable(listener->accepting);
 }
 
-static struct listener *listener_new(struct qmp_server *server, int fd)
+static struct listener *listener_new(struct qmp_server *server, int fd, bool read_only)
 {
     struct listener *listener = calloc(1, sizeof(*listener));
     if (!listener) {
         return NULL;
     }
     listener->server = server;
+    listener->read_only = read_only;
     listener->resume = event_new(server->base, -1, 0, on_accept_resume, listener);
     if (!listener->resume) {
         free(listener);
@@ -178,11 +200,11 @@ static struct listener *listener_new(struct qmp_server *server, int fd)
     return listener;
 }
 
-bool qmp_server_listen(struct qmp_server *server, int fd, struct error **errp)
+bool qmp_server_listen(struct qmp_server *server, int fd, bool read_only, struct error **errp)
 {
     struct listener *listener = NULL;
     if (evutil_make_socket_nonblocking(fd) == 0) {
-        listener = listener_new(server, fd);
+        listener = listener_new(server, fd, read_only);
     }
     if (!listener) {
         error_set(errp, "control-setup", "Can't accept connections on the control socket");
@@ -191,6 +213,11 @@ bool qmp_server_listen(struct qmp_server *server, int fd, struct error **errp)
     }
     LIST_INSERT_HEAD(&server->listeners, listener, link);
     return true;
+}
+
+size_t qmp_server_sessions(const struct qmp_server *server)
+{
+    return server->session_count;
 }
 
 static void broadcast(struct qmp_server *server, const void *bytes, size_t len)

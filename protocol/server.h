@@ -25,6 +25,8 @@ struct qmp_server {
     struct event_base *base;
     struct schema schema;
     struct dispatch dispatch;
+    bool (*admit)(void *opaque, uid_t uid, bool read_only, struct error **errp);
+    void *opaque;
     json_t *version; /* VersionInfo */
     /* What the introspection commands answer; made once, it never changes. */
     json_t *schema_info;

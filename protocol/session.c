@@ -202,7 +202,7 @@ static bool make_parts(struct session *s, struct event_base *base)
     return s->reading;
 }
 
-bool session_new(struct qmp_server *server, int fd)
+bool session_new(struct qmp_server *server, int fd, const struct session_client *client)
 {
     struct session *s = calloc(1, sizeof(*s));
     if (!s) {
@@ -210,6 +210,7 @@ bool session_new(struct qmp_server *server, int fd)
         return false;
     }
     s->fd = fd;
+    s->client = *client;
     s->references = 1;
     TAILQ_INIT(&s->waiting);
     if (!make_parts(s, server->base)) {

@@ -37,8 +37,15 @@ struct evbuffer;
 
 TAILQ_HEAD(request_queue, qmp_request);
 
+/* Whose session it is, and what it may do. */
+struct session_client {
+    uid_t uid;
+    bool read_only;
+};
+
 struct session {
     struct qmp_server *server; /* NULL once closed */
+    struct session_client client;
     LIST_ENTRY(session) link;
     unsigned references;
     int fd;
@@ -62,7 +69,7 @@ struct session {
 };
 
 /* Takes over `fd`, also when it fails; greets the client. */
-bool session_new(struct qmp_server *server, int fd);
+bool session_new(struct qmp_server *server, int fd, const struct session_client *client);
 
 /* Frees what it can, at once; unanswered requests stay valid. */
 void session_close(struct session *session);

@@ -240,13 +240,15 @@ class Daemon(Process):
 
     must_live = True
 
-    def __init__(self, lab, name, pass_fds=()):
+    def __init__(self, lab, name, pass_fds=(), options=(), env=None, config=""):
+        """`options`: more of the command line; `config`: a file, by default none."""
         self.lab = lab
         self.control = lab.folder / f"{name}.ctl"
         self.guests = lab.folder / f"{name}.gst"
         argv = [lab.build / "ferryd", "--control", self.control, "--guests", self.guests,
-                "--state-dir", lab.folder / f"{name}.state", *lab.daemon_options]
-        super().__init__(name, argv, lab.folder, pass_fds=pass_fds)
+                "--state-dir", lab.folder / f"{name}.state", "--config", config,
+                *lab.daemon_options, *options]
+        super().__init__(name, argv, lab.folder, pass_fds=pass_fds, env=env)
         self.await_line("listens on", errors=True, after=self._started_at())
 
     def _started_at(self):

@@ -85,7 +85,7 @@ void stage_open(struct stage *stage)
     struct error *err = NULL;
     stage->server = qmp_server_new(&config, &err);
     ck_assert_msg(stage->server != NULL, "%s", err ? err->text : "");
-    ck_assert(qmp_server_listen(stage->server, listen_anywhere(stage), &err));
+    ck_assert(qmp_server_listen(stage->server, listen_anywhere(stage), false, &err));
 }
 
 void stage_close(struct stage *stage)

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/metrics.h"
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "daemon/sockets.h"
+#include "transports/resolve.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/listener.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define UNIX_SCHEME "unix:"
+
+/* A scraper sends a line and some headers. */
+#define HEADERS_MAX  8192
+#define IDLE_SECONDS 10
+
+/* After accept failed for want of descriptors: time for some to become free. */
+static const struct timeval accept_pause = {.tv_usec = 100 * 1000L};
+
+/* One in a process: what evhttp hands to its listener's callbacks is evhttp's own. */
+static struct {
+    struct evhttp *http;
+    struct evconnlistener *accepting; /* of http */
+    struct event *resume;
+    char *path; /* of its unix socket; NULL: it has none */
+} server;
+
+static void on_request(struct evhttp_request *req, void *arg)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+    struct evbuffer *body = evbuffer_new();
+    if (!body) {
+        evhttp_send_error(req, HTTP_INTERNAL, NULL);
+        return;
+    }
+    metrics_write(arg, body);
+    evhttp_add_header(headers, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+    evhttp_send_reply(req, HTTP_OK, NULL, body);
+    evbuffer_free(body);
+}
+
+/* ---- where it listens ---- */
+
+static bool is_loopback(const struct addrinfo *ai)
+{
+    const struct sockaddr_in *in = (const void *)ai->ai_addr;
+    const struct sockaddr_in6 *in6 = (const void *)ai->ai_addr;
+    return ai->ai_family == AF_INET ? ntohl(in->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET
+                                    : IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+static int bind_port(const struct addrinfo *ai, const char *address, struct error **errp)
+{
+    int on = 1;
+    CLEANUP_CLOSE int fd =
+        socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
+    if (!is_loopback(ai)) {
+        error_set(errp, "option-invalid",
+                  "metrics: '%s' can be reached from elsewhere, and asks nobody who he is: use a "
+                  "loopback address, or unix:PATH, and a proxy",
+                  address);
+        return -1;
+    }
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0) {
+        error_set(errp, "listen-failed", "metrics: %s: %s", address, strerror(errno));
+        return -1;
+    }
+    return fd_steal(&fd);
+}
+
+/* Addresses only: a name would have to be looked up. */
+static int listen_port(const char *address, struct error **errp)
+{
+    static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                          .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    CLEANUP_FREE char *host = NULL;
+    CLEANUP_FREE char *port = NULL;
+    struct addrinfo *found = NULL;
+    if (!host_port_split(address, &host, &port) || !host ||
+        getaddrinfo(host, port, &hints, &found) != 0) {
+        error_set(errp, "option-invalid", "metrics: '%s' is neither unix:PATH nor IP:PORT",
+                  address);
+        return -1;
+    }
+    int fd = bind_port(found, address, errp);
+    freeaddrinfo(found);
+    return fd;
+}
+
+static int listen_at(const char *address, struct error **errp)
+{
+    size_t n = strlen(UNIX_SCHEME);
+    if (strncmp(address, UNIX_SCHEME, n) != 0) {
+        return listen_port(address, errp);
+    }
+    server.path = strdup(address + n);
+    struct socket_options o = {.path = server.path, .mode = 0660, .group = (gid_t)-1};
+    return socket_listen(&o, SOCK_STREAM, errp);
+}
+
+/* With the port that the kernel chose. */
+static void log_address(int fd, const char *address)
+{
+    struct sockaddr_storage addr = {0};
+    socklen_t length = sizeof(addr);
+    char port[NI_MAXSERV] = "";
+    getsockname(fd, (struct sockaddr *)&addr, &length);
+    if (addr.ss_family != AF_UNIX) {
+        getnameinfo((struct sockaddr *)&addr, length, NULL, 0, port, sizeof(port), NI_NUMERICSERV);
+    }
+    log_info("metrics at %s%s%s", address, *port ? ", port " : "", port);
+}
+
+/* ---- life ---- */
+
+/* The connection that can't be accepted keeps the socket readable: trying on would spin. */
+static void on_accept_error(struct evconnlistener *accepting, void *arg)
+{
+    (void)arg;
+    log_warning("metrics: can't accept a connection: %s", strerror(errno));
+    if (event_add(server.resume, &accept_pause) == 0) {
+        evconnlistener_disable(accepting);
+    }
+}
+
+static void on_resume(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    (void)arg;
+    evconnlistener_enable(server.accepting);
+}
+
+/* Takes over `fd`. */
+static bool start(struct ferryd *d, int fd)
+{
+    struct event_base *base = loop_base(d->loop);
+    server.http = evhttp_new(base);
+    server.resume = event_new(base, -1, 0, on_resume, NULL);
+    /* evhttp puts its own callback, and the argument of it, into the listener. */
+    server.accepting =
+        evconnlistener_new(base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    if (!server.accepting) {
+        close(fd);
+    }
+    if (!server.http || !server.resume || !server.accepting ||
+        !evhttp_bind_listener(server.http, server.accepting)) {
+        return false;
+    }
+    evconnlistener_set_error_cb(server.accepting, on_accept_error);
+    evhttp_set_allowed_methods(server.http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_max_headers_size(server.http, HEADERS_MAX);
+    evhttp_set_max_body_size(server.http, 0);
+    evhttp_set_timeout(server.http, IDLE_SECONDS);
+    return evhttp_set_cb(server.http, "/metrics", on_request, d) == 0;
+}
+
+bool metrics_serve(struct ferryd *d, const char *address, struct error **errp)
+{
+    int fd = listen_at(address, errp);
+    if (fd < 0) {
+        free(server.path); /* whatever is there is not ours */
+        server.path = NULL;
+        return false;
+    }
+    log_address(fd, address);
+    if (!start(d, fd)) {
+        error_set(errp, "system-error", "No memory for the metrics");
+        return false;
+    }
+    return true;
+}
+
+void metrics_end(void)
+{
+    if (server.http) {
+        evhttp_free(server.http);
+    }
+    if (server.resume) {
+        event_free(server.resume);
+    }
+    if (server.path) {
+        unlink(server.path);
+    }
+    free(server.path);
+}
