@@ -25,7 +25,14 @@ VERSION       := $(VERSION_MAJOR).$(VERSION_MINOR).$(VERSION_MICRO)
 BUILD    ?= build
 SANITIZE ?=
 prefix   ?= /usr/local
+sbindir  ?= $(prefix)/sbin
+bindir   ?= $(prefix)/bin
 libdir   ?= $(prefix)/lib
+datadir  ?= $(prefix)/share
+mandir   ?= $(datadir)/man
+# Units, users and folders that systemd is told of; and the configuration, which is /etc/ferryd.conf.
+systemddir ?= $(prefix)/lib
+sysconfdir ?= /etc
 
 # The tools and libraries are looked for when something is built, not when they are installed.
 BARE_GOALS := deps clean layers
@@ -116,11 +123,56 @@ $(BUILD)/libferry.so.0: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libferry.so.0 -o $@ $^ -pthread
 	ln -sf libferry.so.0 $(BUILD)/libferry.so
 
-$(BUILD)/ferryd.service: systemd/ferryd.service.in Makefile
-	@mkdir -p $(@D)
-	sed -e 's,@prefix@,$(prefix),' $< >$@
+# ---- units: for one daemon, and with @ for several ----
 
-$(BUILD)/libferry.pc: guest/libferry.pc.in Makefile
+UNIT_NAMES := ferryd.service ferryd.socket ferryd-guests.socket
+UNITS      := $(foreach unit,$(UNIT_NAMES),$(unit) $(subst .,@.,$(unit)))
+
+UNIT_ONE     := -e s,@title@,, -e s,@condition@,, -e s,@arguments@,, -e s,@instance@,,g \
+	-e s,@service@,ferryd.service,
+UNIT_SEVERAL := -e 's|@title@|, daemon %i|' -e s,@condition@,ConditionPathExists=/etc/ferryd-%i.conf, \
+	-e 's,@arguments@, --config /etc/ferryd-%i.conf --control /run/ferryd-%i/control.sock \\\n\t--guests /run/ferryd-%i/guests.sock --state-dir /var/lib/ferryd-%i,' \
+	-e s,@instance@,-%i,g -e s,@service@,ferryd@%i.service,
+
+# Made anew where other folders are named than the last time.
+$(BUILD)/paths: FORCE
+	@mkdir -p $(@D)
+	echo '$(prefix) $(sbindir) $(libdir)' | cmp -s - $@ || echo '$(prefix) $(sbindir) $(libdir)' >$@
+
+define unit_rules
+$(BUILD)/systemd/$(1): systemd/$(1).in Makefile $(BUILD)/paths
+	@mkdir -p $$(@D)
+	sed -e 's,@sbindir@,$(sbindir),' $(UNIT_ONE) $$< >$$@
+
+$(BUILD)/systemd/$(subst .,@.,$(1)): systemd/$(1).in Makefile $(BUILD)/paths
+	@mkdir -p $$(@D)
+	sed -e 's,@sbindir@,$(sbindir),' $(UNIT_SEVERAL) $$< >$$@
+
+endef
+$(eval $(foreach unit,$(UNIT_NAMES),$(call unit_rules,$(unit))))
+
+# ---- the manual ----
+
+MAN_SOURCES := daemon/ferryd.8.scd guest/libferry.3.scd schema/ferry-stream.7.scd
+MAN_PAGES   := $(addprefix $(BUILD)/man/,$(notdir $(MAN_SOURCES:.scd=)) ferry-qmp.7)
+
+$(BUILD)/gen/ferry-qmp.7.scd: schema/control.json schema/generate schema/ferry-qmp.7.scd.in
+	@mkdir -p $(@D)
+	schema/generate --man $@
+
+$(BUILD)/man/ferry-qmp.7: $(BUILD)/gen/ferry-qmp.7.scd
+	@mkdir -p $(@D)
+	scdoc <$< >$@
+
+define man_rule
+$(BUILD)/man/$(notdir $(1:.scd=)): $(1)
+	@mkdir -p $$(@D)
+	scdoc <$$< >$$@
+
+endef
+$(eval $(foreach page,$(MAN_SOURCES),$(call man_rule,$(page))))
+
+$(BUILD)/libferry.pc: guest/libferry.pc.in Makefile $(BUILD)/paths
 	@mkdir -p $(@D)
 	sed -e 's,@prefix@,$(prefix),' -e 's,@libdir@,$(libdir),' -e 's,@version@,$(VERSION),' $< >$@
 
@@ -128,10 +180,10 @@ include contrib/vmm/vmm.mk contrib/guests/guests.mk tests/system/scripted.mk
 include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
-	$(BUILD)/libferry.pc $(BUILD)/ferryd.service
+	$(BUILD)/libferry.pc $(addprefix $(BUILD)/systemd/,$(UNITS)) $(MAN_PAGES)
 
 .PHONY: all deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu bench bench-qemu soak lint layers tidy cppcheck \
-	elsewhere generated fuzz install uninstall clean
+	elsewhere generated manual fuzz install uninstall clean FORCE
 
 all: $(PROGRAMS) guests
 
@@ -186,7 +238,7 @@ fuzz:
 
 # ---- lint ----
 
-lint: layers generated tidy cppcheck elsewhere
+lint: layers generated manual tidy cppcheck elsewhere
 
 layers:
 	tests/layers
@@ -195,6 +247,10 @@ generated:
 	schema/generate --check docs/control.md
 	schema/generate --check-codes $(wildcard common/*.c transports/*.c ram/*.c disk/*.c guest/*.c \
 		qemu/*.c protocol/*.c daemon/*.c)
+
+# Each page renders without a warning.
+manual:
+	tests/manual
 
 tidy: $(BUILD)/gen/control_schema.c
 	clang-tidy --quiet $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES)) -- $(FERRY_CFLAGS)
@@ -212,21 +268,35 @@ elsewhere:
 
 # ---- install ----
 
-install: $(PROGRAMS)
-	install -D -m 755 $(BUILD)/ferryd $(DESTDIR)$(prefix)/sbin/ferryd
-	install -D -m 644 guest/libferry.h $(DESTDIR)$(prefix)/include/libferry.h
-	install -D -m 644 $(BUILD)/libferry.a $(DESTDIR)$(libdir)/libferry.a
-	install -D -m 755 $(BUILD)/libferry.so.0 $(DESTDIR)$(libdir)/libferry.so.0
-	ln -sf libferry.so.0 $(DESTDIR)$(libdir)/libferry.so
-	install -D -m 644 $(BUILD)/ferryd.service \
-		$(DESTDIR)$(prefix)/lib/systemd/system/ferryd.service
-	install -D -m 644 $(BUILD)/libferry.pc $(DESTDIR)$(libdir)/pkgconfig/libferry.pc
+# What install puts where, as FROM:TO:MODE; then there are links, and the configuration.
+INSTALLED = $(BUILD)/ferryd:$(sbindir)/ferryd:755 \
+	guest/libferry.h:$(prefix)/include/libferry.h:644 \
+	$(BUILD)/libferry.a:$(libdir)/libferry.a:644 \
+	$(BUILD)/libferry.so.0:$(libdir)/libferry.so.0:755 \
+	$(BUILD)/libferry.pc:$(libdir)/pkgconfig/libferry.pc:644 \
+	systemd/ferry.sysusers:$(systemddir)/sysusers.d/ferry.conf:644 \
+	systemd/ferry.tmpfiles:$(systemddir)/tmpfiles.d/ferry.conf:644 \
+	$(foreach unit,$(UNITS),$(BUILD)/systemd/$(unit):$(systemddir)/systemd/system/$(unit):644) \
+	$(foreach one,$(wildcard systemd/drop-ins/*),$(one):$(datadir)/ferry/drop-ins/$(notdir $(one)):644) \
+	$(foreach page,$(MAN_PAGES),$(page):$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)):644)
+LINKS = $(libdir)/libferry.so
 
+# A line of its own for each: the shell ends at the first that fails.
+define install_one
+install -D -m $(word 3,$(1)) $(word 1,$(1)) $(DESTDIR)$(word 2,$(1))
+
+endef
+
+# A configuration that is there already is somebody's.
+install: $(PROGRAMS)
+	$(foreach one,$(INSTALLED),$(call install_one,$(subst :, ,$(one))))
+	ln -sf libferry.so.0 $(DESTDIR)$(libdir)/libferry.so
+	test -e $(DESTDIR)$(sysconfdir)/ferryd.conf || \
+		install -D -m 644 systemd/ferryd.conf $(DESTDIR)$(sysconfdir)/ferryd.conf
+
+# The configuration stays.
 uninstall:
-	rm -f $(DESTDIR)$(prefix)/sbin/ferryd $(DESTDIR)$(prefix)/include/libferry.h \
-		$(DESTDIR)$(libdir)/libferry.a $(DESTDIR)$(libdir)/libferry.so.0 \
-		$(DESTDIR)$(libdir)/libferry.so $(DESTDIR)$(libdir)/pkgconfig/libferry.pc \
-		$(DESTDIR)$(prefix)/lib/systemd/system/ferryd.service
+	rm -f $(addprefix $(DESTDIR),$(LINKS) $(foreach one,$(INSTALLED),$(word 2,$(subst :, ,$(one)))))
 
 clean:
 	rm -rf build

@@ -162,6 +162,8 @@ static int open_socket(struct process *p, const char *name, const struct socket_
     int fd = socket_take_or_listen(name, o, type, &own, errp);
     if (fd >= 0 && own) {
         p->bound[p->nbound++] = o->path;
+    } else if (fd >= 0) {
+        log_info("the socket '%s' was passed by a service manager", name);
     }
     return fd;
 }
