@@ -176,11 +176,13 @@ $(BUILD)/libferry.pc: guest/libferry.pc.in Makefile $(BUILD)/paths
 	@mkdir -p $(@D)
 	sed -e 's,@prefix@,$(prefix),' -e 's,@libdir@,$(libdir),' -e 's,@version@,$(VERSION),' $< >$@
 
-include contrib/vmm/vmm.mk contrib/guests/guests.mk tests/system/scripted.mk
+include contrib/vmm/vmm.mk contrib/guests/guests.mk contrib/ferryctl/ferryctl.mk
+include tests/system/scripted.mk
 include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 
 PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
-	$(BUILD)/libferry.pc $(addprefix $(BUILD)/systemd/,$(UNITS)) $(MAN_PAGES)
+	$(BUILD)/libferry.pc $(addprefix $(BUILD)/systemd/,$(UNITS)) $(MAN_PAGES) \
+	$(BUILD)/ferryctl $(COMPLETIONS)
 
 .PHONY: all deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu bench bench-qemu soak lint layers tidy cppcheck \
 	elsewhere generated manual fuzz install uninstall clean FORCE

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Draws a migration out of query-migrate-history, for a terminal or into an SVG file."""
+
+from .failure import Exit, Failure
+from .follow import call, named
+from .progress import terminal_columns
+from .svg import draw
+from .text import clean, columns
+from .units import show_size, show_time
+
+# Shades of a bar's last cell, from empty to full.
+BLOCKS = " ▏▎▍▌▋▊▉█"
+PLAIN = " #"
+WIDTH_MIN = 40
+PAGE = 4096  # bytes of what the history calls a page
+PARTS = ("stop", "ram", "state", "load", "start")
+
+
+def dirtied(entry):
+    """Bytes that the guest wrote during a round."""
+    return entry["dirtied"] * PAGE
+
+
+# The bars of a round: what they show, and how many bytes.
+BARS = (
+    ("sent", lambda entry: entry["transferred"]),
+    ("dirtied", dirtied),
+    ("remaining", lambda entry: entry["remaining"]),
+)
+
+
+def bar(value, largest, width, shades):
+    """Text of a length that stands for a value; what is not nothing is seen."""
+    steps = len(shades) - 1
+    cells = max(0, min(1, value / largest if largest else 0)) * width * steps
+    cells = max(1, round(cells)) if value > 0 else 0
+    full, rest = divmod(cells, steps)
+    return shades[-1] * full + (shades[rest] if rest else "")
+
+
+def shades_for(stream):
+    """Blocks where the terminal can show them."""
+    try:
+        BLOCKS.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return PLAIN
+    return BLOCKS
+
+
+def round_name(entry):
+    """An entry may stand for several rounds of a long migration."""
+    last = entry["round"] + entry["count"] - 1
+    return str(entry["round"]) if entry["count"] < 2 else f"{entry['round']}-{last}"
+
+
+def title(name, history):
+    parts = [history.get("direction", "migration"), history.get("status", "unknown"),
+             f"{sum(entry['count'] for entry in history['rounds'])} rounds"]
+    return f"{clean(name)}: {clean(', '.join(parts))}"
+
+
+def round_lines(rounds, width, shades):
+    """A row for each round, time going down; all bars are of one scale."""
+    largest = max((size(entry) for _, size in BARS for entry in rounds), default=0)
+    heads = ["ROUND", "START", "TOOK"]
+    rows = [[round_name(entry), show_time(entry["start"]),
+             show_time(entry["end"] - entry["start"])] for entry in rounds]
+    if any(entry["throttle"] for entry in rounds):
+        heads.append("THROTTLED")
+        rows = [[*row, f"{entry['throttle']} %"] for row, entry in zip(rows, rounds)]
+    fixed = columns([heads, *rows], numbers=range(len(heads)))
+    # For each bar its number, and what is left of the width.
+    cell = max(4, (width - max(map(len, fixed)) - len(BARS) * (2 + 10 + 1)) // len(BARS))
+    yield fixed[0] + "".join(f"  {name.upper():<{cell + 11}}" for name, _ in BARS).rstrip()
+    for text, entry in zip(fixed[1:], rounds):
+        bars = (f"  {show_size(size(entry)):>10} {bar(size(entry), largest, cell, shades):<{cell}}"
+                for _, size in BARS)
+        yield (text + "".join(bars)).rstrip()
+
+
+def stop_lines(stop, width, shades):
+    """The stop and its parts, of a scale of their own: they are far shorter than rounds."""
+    yield (f"stopped at {show_time(stop['start'])}, for {show_time(stop['downtime'])}, "
+           f"{show_size(stop['transferred'])} sent")
+    largest = max(stop["parts"][part] for part in PARTS)
+    for part in PARTS:
+        value = stop["parts"][part]
+        text = f"  {part:<5}  {show_time(value):>9}  "
+        yield (text + bar(value, largest, width - len(text), shades)).rstrip()
+
+
+def report_lines(name, history, width, shades):
+    yield title(name, history)
+    yield from round_lines(history["rounds"], width, shades)
+    if "stop" in history:
+        yield from stop_lines(history["stop"], width, shades)
+
+
+def write_svg(path, name, history):
+    try:
+        with open(path, "wb") as file:
+            file.write(draw(title(name, history), history))
+    except OSError as fault:
+        raise Failure(f"{clean(path)}: {fault.strerror}") from fault
+
+
+def run_report(session):
+    guest = session.guest()
+    history = session.client().execute("query-migrate-history", named(guest))
+    if "status" not in history:
+        raise Failure(f"There was no migration of {call(guest)} that could be drawn")
+    name = guest or "-"
+    width = max(WIDTH_MIN, session.values["width"] or terminal_columns(session.out.stdout))
+    if session.values["svg"]:
+        write_svg(session.values["svg"], name, history)
+        session.out.answer(history)
+    else:
+        session.out.answer(history, *report_lines(name, history, width,
+                                                  shades_for(session.out.stdout)))
+    return Exit.DONE
