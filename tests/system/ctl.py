@@ -34,17 +34,18 @@ class Ctl:
         self.lab = lab
         self.program = lab.build / "ferryctl"
 
-    def env(self, control, **more):
+    def env(self, host, **more):
+        """For a host of a scene, or the path of a control socket."""
+        control = host.daemon.control if hasattr(host, "daemon") else host
         env = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm",
                "FERRY_CONTROL": str(control), "XDG_STATE_HOME": str(self.lab.folder / "xdg")}
         return {**env, **more}
 
     def run(self, host, *words, stdin="", **more):
-        """To its end; `host` is a host of a scene, or the path of a control socket."""
-        control = host.daemon.control if hasattr(host, "daemon") else host
+        """To its end."""
         done = subprocess.run([self.program, *map(str, words)], input=stdin, text=True,
                               capture_output=True, timeout=DEADLINE, check=False,
-                              env=self.env(control, **more))
+                              env=self.env(host, **more))
         return Done(done.returncode, done.stdout, done.stderr)
 
     def good(self, host, *words, **more):
@@ -64,18 +65,18 @@ class Ctl:
         """One that goes on, with pipes."""
         proc = subprocess.Popen([self.program, *map(str, words)], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env=self.env(host.daemon.control))
+                                env=self.env(host))
         return self._kept(Piped(proc))
 
     def terminal(self, host, *words, **more):
         """One that goes on, on a terminal."""
         return self._kept(Terminal([self.program, *map(str, words)],
-                                   self.env(host.daemon.control, **more)))
+                                   self.env(host, **more)))
 
-    def shell(self, argv, control):
+    def shell(self, argv, host):
         """A shell on a terminal, with ferryctl in its PATH."""
         path = f"{self.lab.build}:{os.environ['PATH']}"
-        return self._kept(Terminal(argv, self.env(control, PATH=path)))
+        return self._kept(Terminal(argv, self.env(host, PATH=path)))
 
     def _kept(self, running):
         self.lab.undo.callback(running.close)

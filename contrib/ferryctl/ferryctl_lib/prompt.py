@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 
 from .failure import Exit, Failure
 from .qmp import check_answer
@@ -21,6 +22,7 @@ from .schema import Schema
 
 PROMPT = "ferryd> "
 HISTORY_LINES = 1000
+WAKE_EVERY = 0.05  # seconds
 
 
 class Receiver(threading.Thread):
@@ -91,6 +93,7 @@ class Terminal(Pipe):
         self.readline = readline
         self.schema = schema
         self.reading = False
+        signal.signal(signal.SIGINT, self._interrupt)
         readline.set_completer_delims(" \t\n=")
         readline.set_completer(self._complete)
         readline.parse_and_bind("tab: complete")
@@ -100,10 +103,16 @@ class Terminal(Pipe):
         found = candidates(self.schema, before, text)
         return found[number] if number < len(found) else None
 
+    def _interrupt(self, *_):
+        """Ends the line that is edited, once; answers have a deadline."""
+        if self.reading:
+            self.reading = False
+            raise KeyboardInterrupt
+
     def _read(self):
         """A line; None at the end."""
-        self.reading = True
         try:
+            self.reading = True
             return input(PROMPT)
         except EOFError:
             print()
@@ -131,9 +140,10 @@ class Terminal(Pipe):
         self.write(json.dumps(value, indent=None if self.out.json else 2))
 
     def stop_reading(self):
-        """Only a signal wakes the editing of a line."""
-        if self.reading:
+        """Only a signal ends the editing of a line, and one that comes just before it is missed."""
+        while self.reading:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(WAKE_EVERY)
 
 
 # ---- history ----
