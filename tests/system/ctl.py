@@ -70,13 +70,11 @@ class Ctl:
 
     def terminal(self, host, *words, **more):
         """One that goes on, on a terminal."""
-        return self._kept(Terminal([self.program, *map(str, words)],
-                                   self.env(host, **more)))
+        return self.terminal_of([self.program, *words], host, **more)
 
-    def shell(self, argv, host):
-        """A shell on a terminal, with ferryctl in its PATH."""
-        path = f"{self.lab.build}:{os.environ['PATH']}"
-        return self._kept(Terminal(argv, self.env(host, PATH=path)))
+    def terminal_of(self, argv, host, **more):
+        """Any program that goes on, on a terminal."""
+        return self._kept(Terminal(argv, self.env(host, **more)))
 
     def _kept(self, running):
         self.lab.undo.callback(running.close)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ferryctl's prompt on a terminal and in a pipe, and the completions of the shells."""
+"""ferryctl's prompt, on a terminal and in a pipe."""
 
 import json
-import subprocess
 
 import pytest
 from ctl import Ctl
@@ -120,15 +119,3 @@ def test_piped(scene, ctl):
     first, last = [json.loads(line) for line in done.out.splitlines()]
     assert first["error"]["code"] == "command-unknown" and "package" in last["return"]
     assert done.err == "ferryctl: 'x' is no argument: say NAME=VALUE\n"
-
-
-# ---- help and completions: all of the table ----
-
-def table(scene):
-    """The commands and options, as the daemon's own --help would list them."""
-    script = ("import json, sys; sys.path.insert(0, 'contrib/ferryctl')\n"
-              "from ferryctl_lib.table import COMMANDS, GLOBAL_OPTIONS\n"
-              "print(json.dumps([[o.name for o in GLOBAL_OPTIONS], {c.name: [o.name for o in "
-              "c.options] for c in COMMANDS}]))")
-    return json.loads(subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True,
-                                     check=True).stdout)

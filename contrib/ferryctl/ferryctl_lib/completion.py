@@ -65,8 +65,9 @@ _ferryctl_argument()
 
 _ferryctl_names()
 {
-	ferryctl ${_ferryctl_control:+--control "$_ferryctl_control"} --timeout 2s completion "$1" \
-		2>/dev/null
+	local daemon=()
+	[[ -n $_ferryctl_control ]] && daemon=(--control "$_ferryctl_control")
+	ferryctl "${daemon[@]}" --timeout 2s completion "$1" 2>/dev/null
 }
 
 # Offers the lines of its input that begin like the word, quoted: a daemon may have said them.
@@ -204,9 +205,12 @@ ZSH = r'''#compdef ferryctl
 
 _ferryctl_names()
 {
-	local -a names
-	names=(${(f)"$(_call_program names ferryctl ${opt_args[--control]:+--control \
-		${(Q)opt_args[--control]}} --timeout 2s completion $1)"})
+	local -a names daemon
+	local control=$_ferryctl_control
+	local at=${words[(I)--control]}
+	((at)) && control=${(Q)words[at + 1]}
+	[[ -n $control ]] && daemon=(--control ${(q)control})
+	names=(${(f)"$(_call_program names ferryctl $daemon --timeout 2s completion $1)"})
 	compadd $2 $3 -a names
 }
 
@@ -219,7 +223,7 @@ _ferryctl_arguments()
 
 _ferryctl()
 {
-	local curcontext=$curcontext state line
+	local curcontext=$curcontext state line _ferryctl_control
 	typeset -A opt_args
 	local -a commands=(
 @COMMANDS@
@@ -228,6 +232,7 @@ _ferryctl()
 @GLOBAL@
 		'1:command:->command' \
 		'*:: :->arguments'
+	_ferryctl_control=${(Q)opt_args[--control]}
 	case $state in
 		command) _describe command commands ;;
 		arguments) _ferryctl_arguments $line[1] ;;
@@ -247,12 +252,13 @@ def zsh_text(text):
 
 
 def zsh_action(kind, choices=()):
+    """A blank in front keeps _arguments from adding words of its own."""
     if choices:
         return f"({' '.join(choices)})"
     if kind in ASKED:
         what, end = ASKED[kind]
-        return f"_ferryctl_names {what}" + (f" -S {end}" if end else "")
-    return {"file": "_files", "uri": f"compadd -S \"\" {' '.join(URIS)}"}.get(kind, " ")
+        return f" _ferryctl_names {what}" + (f" -S {end}" if end else "")
+    return {"file": "_files", "uri": f" compadd -S \"\" {' '.join(URIS)}"}.get(kind, " ")
 
 
 def zsh_option(option):
@@ -324,7 +330,9 @@ end
 function __ferryctl_names
     set -g __ferryctl_control
     __ferryctl_words >/dev/null
-    ferryctl $__ferryctl_control --timeout 2s completion $argv 2>/dev/null
+    for name in (ferryctl $__ferryctl_control --timeout 2s completion $argv[1] 2>/dev/null)
+        echo -- $name"$argv[2]"
+    end
 end
 
 complete -c ferryctl -f
@@ -341,8 +349,7 @@ def fish_offer(kind, choices=()):
     if choices:
         return f"-a {fish_text(' '.join(choices))}"
     if kind in ASKED:
-        what, end = ASKED[kind]
-        return f"-a '(__ferryctl_names {what}{f' | string replace -r $ {end}' if end else ''})'"
+        return f"-a '(__ferryctl_names {' '.join(filter(None, ASKED[kind]))})'"
     return {"file": "-F", "uri": f"-a {fish_text(' '.join(URIS))}"}.get(kind, "")
 
 
