@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ferryctl as tests run it: with pipes, on a terminal of its own, against daemons that lie."""
 
+import json
 import os
 import pty
 import signal
@@ -16,6 +17,7 @@ from fcntl import ioctl
 from lab import DEADLINE, LabError
 
 COLUMNS, ROWS = 120, 30
+GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 
 
 @dataclass
@@ -193,3 +195,24 @@ class Liar:
                 self.serve(sock)
             except OSError:
                 pass  # it had enough
+
+
+def requests(sock):
+    """What ferryctl sends, a request at a time."""
+    with sock.makefile("rb") as lines:
+        for line in lines:
+            yield json.loads(line)["execute"]
+
+
+def answering(answers):
+    """Serves what commands return; bytes are sent as they are, and at None it hangs up."""
+    def serve(sock):
+        sock.sendall(GREETING)
+        for name in requests(sock):
+            answer = answers.get(name, {})
+            if answer is None:
+                return
+            sock.sendall(answer if isinstance(answer, bytes)
+                         else json.dumps({"return": answer}).encode() + b"\r\n")
+
+    return serve

@@ -5,10 +5,9 @@ import json
 import threading
 
 import pytest
-from ctl import Ctl, Liar
+from ctl import GREETING, Ctl, Liar, answering, requests
 from scenes import path
 
-GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 INFO = {"status": "active", "direction": "outgoing", "total-time": 1}
 ENDED = {**INFO, "status": "completed"}
 
@@ -16,27 +15,6 @@ ENDED = {**INFO, "status": "completed"}
 @pytest.fixture
 def ctl(lab):
     return Ctl(lab)
-
-
-def requests(sock):
-    """What ferryctl sends, a request at a time."""
-    with sock.makefile("rb") as lines:
-        for line in lines:
-            yield json.loads(line)["execute"]
-
-
-def answering(answers):
-    """Serves what commands return; bytes are sent as they are, and at None it hangs up."""
-    def serve(sock):
-        sock.sendall(GREETING)
-        for name in requests(sock):
-            answer = answers.get(name, {})
-            if answer is None:
-                return
-            sock.sendall(answer if isinstance(answer, bytes)
-                         else json.dumps({"return": answer}).encode() + b"\r\n")
-
-    return serve
 
 
 def saying(data):

@@ -5,10 +5,15 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 
 from scenes import path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "contrib" / "ferryctl"))
+# pylint: disable=wrong-import-position
+from ferryctl_lib.failure import MEANINGS  # noqa: E402
+from ferryctl_lib.table import COMMANDS, ENVIRONMENT, GLOBAL_OPTIONS  # noqa: E402
 
 
 def read(name):
@@ -98,3 +103,31 @@ def test_ferryd_options(request):
     options = set(re.findall(r"--[a-z-]+", shown))
     assert "--control" in options
     assert not missing(options, re.findall(r"--[a-z-]+", read("daemon/ferryd.8.scd")))
+
+
+@path("manual/ferryctl/options")
+def test_ferryctl_options():
+    """Each command and option of the table is on the page, and no other is."""
+    text = read("contrib/ferryctl/ferryctl.1.scd").replace("\\", "")
+    own = text.split("# COMMANDS", 1)[1].split("# SIZES", 1)[0]
+    heads = {line.split()[0].strip("*"): line for line in own.splitlines() if line.startswith("*")}
+    assert list(sorted(heads)) == sorted(command.name for command in COMMANDS)
+    for command in COMMANDS:
+        head = heads[command.name]
+        assert set(re.findall(r"\*(--[a-z-]+)\*", head)) == {o.name for o in command.options}
+        for argument in command.arguments:
+            assert not missing(argument.choices or argument.name.split("|"),
+                               re.findall(r"[\w=-]+", head.replace("_", " "))), head
+    ahead = text.split("# OPTIONS", 1)[1].split("# COMMANDS", 1)[0]
+    assert re.findall(r"^\*(--[a-z-]+)\*", ahead, re.M) == [o.name for o in GLOBAL_OPTIONS]
+    others = set(re.findall(r"\*(--[a-z-]+)\*", text)) - {"--allow-fd"}
+    assert others == {o.name for c in COMMANDS for o in c.options + GLOBAL_OPTIONS}
+
+
+@path("manual/ferryctl/statuses-and-environment")
+def test_ferryctl_statuses():
+    text = read("contrib/ferryctl/ferryctl.1.scd").replace("\\", "")
+    told = text.split("# EXIT STATUS", 1)[1].split("# FILES", 1)[0]
+    statuses, environment = told.split("# ENVIRONMENT")
+    assert re.findall(r"^\*(\d)\*$", statuses, re.M) == [str(int(s)) for s in MEANINGS]
+    assert re.findall(r"^\*(\w+)\*$", environment, re.M) == [name for name, _ in ENVIRONMENT]

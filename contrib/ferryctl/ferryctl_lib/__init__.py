@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ferryctl: the command-line client of ferryd."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Draws a migration out of query-migrate-history, for a terminal or into an SVG file."""
 
+import locale
+
 from .failure import Exit, Failure
 from .follow import call, named
 from .progress import terminal_columns
@@ -38,10 +40,10 @@ def bar(value, largest, width, shades):
     return shades[-1] * full + (shades[rest] if rest else "")
 
 
-def shades_for(stream):
-    """Blocks where the terminal can show them."""
+def shades_for_locale():
+    """Blocks where the locale has them; what Python writes in is another matter."""
     try:
-        BLOCKS.encode(stream.encoding or "ascii")
+        BLOCKS.encode(locale.getencoding())
     except UnicodeEncodeError:
         return PLAIN
     return BLOCKS
@@ -54,8 +56,9 @@ def round_name(entry):
 
 
 def title(name, history):
+    count = sum(entry["count"] for entry in history["rounds"])
     parts = [history.get("direction", "migration"), history.get("status", "unknown"),
-             f"{sum(entry['count'] for entry in history['rounds'])} rounds"]
+             f"{count} round{'' if count == 1 else 's'}"]
     return f"{clean(name)}: {clean(', '.join(parts))}"
 
 
@@ -91,7 +94,8 @@ def stop_lines(stop, width, shades):
 
 def report_lines(name, history, width, shades):
     yield title(name, history)
-    yield from round_lines(history["rounds"], width, shades)
+    if history["rounds"]:
+        yield from round_lines(history["rounds"], width, shades)
     if "stop" in history:
         yield from stop_lines(history["stop"], width, shades)
 
@@ -109,6 +113,8 @@ def run_report(session):
     history = session.client().execute("query-migrate-history", named(guest))
     if "status" not in history:
         raise Failure(f"There was no migration of {call(guest)} that could be drawn")
+    if history.get("direction") == "incoming":
+        raise Failure(f"What there is to draw of {call(guest)} is known at its source")
     name = guest or "-"
     width = max(WIDTH_MIN, session.values["width"] or terminal_columns(session.out.stdout))
     if session.values["svg"]:
@@ -116,5 +122,5 @@ def run_report(session):
         session.out.answer(history)
     else:
         session.out.answer(history, *report_lines(name, history, width,
-                                                  shades_for(session.out.stdout)))
+                                                  shades_for_locale()))
     return Exit.DONE
