@@ -9,6 +9,7 @@
 # make bench-qemu QEMU's own migration against ferryd's; QEMU=/path/to/it: another than the installed
 # make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
 # make lint       layers, clang-tidy, cppcheck, the generated files
+# make check-package builds the Debian packages, installs them, migrates a guest with them, purges them
 # make install    prefix and DESTDIR are respected
 .DEFAULT_GOAL := all
 
@@ -30,13 +31,15 @@ bindir   ?= $(prefix)/bin
 libdir   ?= $(prefix)/lib
 datadir  ?= $(prefix)/share
 mandir   ?= $(datadir)/man
-# Units, users and folders that systemd is told of; and the configuration, which is /etc/ferryd.conf.
-systemddir ?= $(prefix)/lib
+unitdir  ?= $(prefix)/lib/systemd/system
+# The daemon looks for its configuration in /etc.
 sysconfdir ?= /etc
 
 # The tools and libraries are looked for when something is built, not when they are installed.
 BARE_GOALS := deps clean layers
-ifneq ($(filter-out $(BARE_GOALS),$(or $(MAKECMDGOALS),all)),)
+# DEPS=no leaves that to whoever says so: a package's build, say.
+DEPS       ?= yes
+ifneq ($(and $(filter yes,$(DEPS)),$(filter-out $(BARE_GOALS),$(or $(MAKECMDGOALS),all))),)
 DEPS_DONE := $(shell contrib/install-deps --quiet >&2 && echo yes)
 ifneq ($(DEPS_DONE),yes)
 $(error what is needed to build is missing: see above)
@@ -57,7 +60,7 @@ CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1
 endif
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-Wpointer-arith -Wundef -Wformat=2 -Wvla
-FERRY_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(CFLAGS) $(WARNINGS) -I. -pthread \
+FERRY_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -I. -pthread \
 	-DFERRY_VERSION='"$(VERSION)"' -DFERRY_VERSION_MAJOR=$(VERSION_MAJOR) \
 	-DFERRY_VERSION_MINOR=$(VERSION_MINOR) -DFERRY_VERSION_MICRO=$(VERSION_MICRO) \
 	$(shell pkg-config --cflags $(PKGS))
@@ -129,10 +132,11 @@ UNIT_NAMES := ferryd.service ferryd.socket ferryd-guests.socket
 UNITS      := $(foreach unit,$(UNIT_NAMES),$(unit) $(subst .,@.,$(unit)))
 
 UNIT_ONE     := -e s,@title@,, -e s,@condition@,, -e s,@arguments@,, -e s,@instance@,,g \
-	-e s,@service@,ferryd.service,
+	-e s,@service@,ferryd.service, -e 's,@sockets@,ferryd.socket ferryd-guests.socket,'
 UNIT_SEVERAL := -e 's|@title@|, daemon %i|' -e s,@condition@,ConditionPathExists=/etc/ferryd-%i.conf, \
 	-e 's,@arguments@, --config /etc/ferryd-%i.conf --control /run/ferryd-%i/control.sock \\\n\t--guests /run/ferryd-%i/guests.sock --state-dir /var/lib/ferryd-%i,' \
-	-e s,@instance@,-%i,g -e s,@service@,ferryd@%i.service,
+	-e s,@instance@,-%i,g -e s,@service@,ferryd@%i.service, \
+	-e 's,@sockets@,ferryd@%i.socket ferryd-guests@%i.socket,'
 
 # Made anew where other folders are named than the last time.
 $(BUILD)/paths: FORCE
@@ -153,7 +157,7 @@ $(eval $(foreach unit,$(UNIT_NAMES),$(call unit_rules,$(unit))))
 
 # ---- the manual ----
 
-MAN_SOURCES := daemon/ferryd.8.scd guest/libferry.3.scd schema/ferry-stream.7.scd
+MAN_SOURCES := daemon/ferryd.8.scd contrib/ferryctl/ferryctl.1.scd guest/libferry.3.scd schema/ferry-stream.7.scd
 MAN_PAGES   := $(addprefix $(BUILD)/man/,$(notdir $(MAN_SOURCES:.scd=)) ferry-qmp.7)
 
 $(BUILD)/gen/ferry-qmp.7.scd: schema/control.json schema/generate schema/ferry-qmp.7.scd.in
@@ -180,14 +184,18 @@ include contrib/vmm/vmm.mk contrib/guests/guests.mk contrib/ferryctl/ferryctl.mk
 include tests/system/scripted.mk
 include tests/unit/unit.mk tests/bench/bench.mk tests/rdma/rdma.mk
 
-PROGRAMS := $(BUILD)/ferryd $(BUILD)/ferry-vmm $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
+INSTALLABLE := $(BUILD)/ferryd $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/libferry.pc $(addprefix $(BUILD)/systemd/,$(UNITS)) $(MAN_PAGES) \
 	$(BUILD)/ferryctl $(COMPLETIONS)
+PROGRAMS    := $(INSTALLABLE) $(BUILD)/ferry-vmm
 
-.PHONY: all deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu bench bench-qemu soak lint layers tidy cppcheck \
+.PHONY: all installable deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu check-package bench bench-qemu soak lint layers tidy cppcheck \
 	elsewhere generated manual fuzz install uninstall clean FORCE
 
 all: $(PROGRAMS) guests
+
+# What install needs, without what only the tests and the demo do.
+installable: $(INSTALLABLE)
 
 deps:
 	contrib/install-deps
@@ -214,6 +222,10 @@ check-rdma: all $(BUILD)/tests/scripted-vmm $(BUILD)/tests/rdma-peer
 
 check-qemu: all $(BUILD)/tests/scripted-vmm
 	tests/qemu/run $(BUILD) $(QEMU)
+
+check-package: all
+	contrib/install-deps --quiet --package
+	tests/package/run --build $(BUILD)
 
 check-run: all $(TEST_PROGRAMS)
 	tests/run --build $(BUILD) $(SUITES)
@@ -276,12 +288,17 @@ INSTALLED = $(BUILD)/ferryd:$(sbindir)/ferryd:755 \
 	$(BUILD)/libferry.a:$(libdir)/libferry.a:644 \
 	$(BUILD)/libferry.so.0:$(libdir)/libferry.so.0:755 \
 	$(BUILD)/libferry.pc:$(libdir)/pkgconfig/libferry.pc:644 \
-	systemd/ferry.sysusers:$(systemddir)/sysusers.d/ferry.conf:644 \
-	systemd/ferry.tmpfiles:$(systemddir)/tmpfiles.d/ferry.conf:644 \
-	$(foreach unit,$(UNITS),$(BUILD)/systemd/$(unit):$(systemddir)/systemd/system/$(unit):644) \
+	systemd/ferry.sysusers:$(prefix)/lib/sysusers.d/ferry.conf:644 \
+	systemd/ferry.tmpfiles:$(prefix)/lib/tmpfiles.d/ferry.conf:644 \
+	$(foreach unit,$(UNITS),$(BUILD)/systemd/$(unit):$(unitdir)/$(unit):644) \
 	$(foreach one,$(wildcard systemd/drop-ins/*),$(one):$(datadir)/ferry/drop-ins/$(notdir $(one)):644) \
+	$(FERRYCTL_DIR)/ferryctl:$(datadir)/ferry/ferryctl:755 \
+	$(foreach one,$(FERRYCTL_MODULES),$(one):$(datadir)/ferry/ferryctl_lib/$(notdir $(one)):644) \
+	$(BUILD)/completions/ferryctl.bash:$(datadir)/bash-completion/completions/ferryctl:644 \
+	$(BUILD)/completions/_ferryctl:$(datadir)/zsh/vendor-completions/_ferryctl:644 \
+	$(BUILD)/completions/ferryctl.fish:$(datadir)/fish/vendor_completions.d/ferryctl.fish:644 \
 	$(foreach page,$(MAN_PAGES),$(page):$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)):644)
-LINKS = $(libdir)/libferry.so
+LINKS = $(libdir)/libferry.so $(bindir)/ferryctl
 
 # A line of its own for each: the shell ends at the first that fails.
 define install_one
@@ -290,9 +307,11 @@ install -D -m $(word 3,$(1)) $(word 1,$(1)) $(DESTDIR)$(word 2,$(1))
 endef
 
 # A configuration that is there already is somebody's.
-install: $(PROGRAMS)
+install: $(INSTALLABLE)
 	$(foreach one,$(INSTALLED),$(call install_one,$(subst :, ,$(one))))
 	ln -sf libferry.so.0 $(DESTDIR)$(libdir)/libferry.so
+	install -d $(DESTDIR)$(bindir)
+	ln -sfr $(DESTDIR)$(datadir)/ferry/ferryctl $(DESTDIR)$(bindir)/ferryctl
 	test -e $(DESTDIR)$(sysconfdir)/ferryd.conf || \
 		install -D -m 644 systemd/ferryd.conf $(DESTDIR)$(sysconfdir)/ferryd.conf
 
