@@ -39,7 +39,7 @@ class Ctl:
     def env(self, host, **more):
         """For a host of a scene, or the path of a control socket."""
         control = host.daemon.control if hasattr(host, "daemon") else host
-        env = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm",
+        env = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm", "HOME": str(self.lab.folder),
                "FERRY_CONTROL": str(control), "XDG_STATE_HOME": str(self.lab.folder / "xdg")}
         return {**env, **more}
 
@@ -114,6 +114,11 @@ class Running:
 
     def interrupt(self):
         self.proc.send_signal(signal.SIGINT)
+
+    def sleeps(self):
+        """Whether its main thread waits for something."""
+        with open(f"/proc/{self.proc.pid}/stat", encoding="ascii") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] == "S"
 
     def end(self):
         """Waits for its end; the status."""

@@ -232,6 +232,21 @@ def test_save_failed(scene, ctl):
     assert "No such file" in ctl.bad(scene.a, 1, "save", GUEST, scene.lab.folder / "no" / "file")
 
 
+@path("ferryctl/save/reader-gone")
+def test_save_unread(scene, ctl):
+    """That nobody reads what it prints keeps no guest from being saved."""
+    source, target = scene.pair(fill=8 * MIB)
+    file = scene.lab.folder / "saved"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([ctl.program, "save", GUEST, file], stdout=writer, check=False,
+                          env=ctl.env(scene.a))
+    os.close(writer)
+    assert done.returncode == 0
+    ctl.good(scene.b, "restore", GUEST, file)
+    check_moved(source, target)
+
+
 @path("ferryctl/save/left-running")
 def test_save_left(scene, ctl):
     """The part is kept, it is said where, and no other save writes over it."""
@@ -279,9 +294,10 @@ def test_raw(scene, ctl):
 
 @path("ferryctl/events")
 def test_events(scene, ctl):
+    scene.pair()
     people, program = ctl.started(scene.a, "events"), ctl.started(scene.a, "events", "--json")
     for running in (people, program):
-        eventually(lambda: event_seen(scene, running), what="an event")
+        await_events(scene, running)
         running.interrupt()
         assert running.end() == 0
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} RESUME guest=g\n", people.text, re.M), people.text
@@ -289,13 +305,14 @@ def test_events(scene, ctl):
     assert {"guest": GUEST} in [event["data"] for event in events if event["event"] == "STOP"]
 
 
-def event_seen(scene, running):
-    """Makes events until one has arrived."""
-    if not scene.a.qmp.cmd("query-guests"):
-        scene.pair()
-    scene.a.qmp.cmd("stop", guest=GUEST)
-    scene.a.qmp.cmd("cont", guest=GUEST)
-    return "\n" in running.text and "RESUME" in running.text
+def await_events(scene, running):
+    """Makes events until some have arrived: nothing tells when it has begun to listen."""
+    def seen():
+        scene.a.qmp.cmd("stop", guest=GUEST)
+        scene.a.qmp.cmd("cont", guest=GUEST)
+        return "RESUME" in running.text and "STOP" in running.text
+
+    eventually(seen, what="events")
 
 
 @path("ferryctl/version-is-the-daemons")
@@ -314,3 +331,12 @@ def test_reader_gone(scene, ctl):
                           env=ctl.env(scene.a), check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@path("ferryctl/full-disk")
+def test_full(scene, ctl):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([ctl.program, "guests"], stdout=full, stderr=subprocess.PIPE,
+                              text=True, env=ctl.env(scene.a), check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("No space left on device\n") and done.stderr.count("\n") == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""--help and the shells' completions: all that the table of the command line has, and what works."""
+"""--help and the shells' completions: all that the table has, and what comes of it."""
 
 import os
 import pathlib
@@ -145,7 +145,7 @@ TYPED = (
 )
 NAME = "a-guest-of-some-name"
 STAND_IN = """#!/bin/sh
-case "$*" in *"--timeout 2s completion "*) exec {program} "$@" ;; esac
+case "$*" in *"--timeout 5s completion "*) exec {program} "$@" ;; esac
 printf ' <%s>' "$@"
 echo
 """

@@ -40,7 +40,7 @@ def endless(piece):
 
 
 def check_one_line(ctl, status, *words):
-    line = ctl.bad(ctl.lab.folder / "liar.ctl", status, "--timeout", "2s", *words)
+    line = ctl.bad(ctl.lab.folder / "liar.ctl", status, "--timeout", "5s", *words)
     assert line.rstrip("\n").isprintable(), line
     assert len(line) < 400, line
     return line
@@ -85,7 +85,7 @@ ANSWERS = {
     "capabilities-of-text": ["caps g", {"query-migrate-capabilities": ["all"]}],
     "rounds-of-text": ["report g", {"query-migrate-history": {"rounds": "all"}}],
     "an-error-that-drives-a-terminal": ["cancel g", {
-        "migrate_cancel": b'{"error": {"class": "GenericError", "desc": "\\u001b[2J\\n\\u202ex"}}\r\n'}],
+        "migrate_cancel": b'{"error": {"class": "x", "desc": "\\u001b[2J\\n\\u202ex"}}\r\n'}],
 }
 
 
@@ -113,6 +113,14 @@ def test_waiting(lab, ctl, how):
     """The migration was begun: that it is lost from sight is another end than a refusal."""
     Liar(lab, answering(WAITING[how]))
     assert "not known here" in check_one_line(ctl, 5, "migrate", "g", "tcp:x:1", "--wait")
+
+
+@path("ferryctl/hostile/no-answer-to-migrate")
+@pytest.mark.parametrize("command", ["migrate", "incoming"])
+def test_begun(lab, ctl, command):
+    """It may have begun."""
+    Liar(lab, answering({"migrate": None, "migrate-incoming": None}))
+    assert "not known here" in check_one_line(ctl, 5, command, "g", "tcp:x:1")
 
 
 @path("ferryctl/hostile/names-do-not-drive-the-terminal")

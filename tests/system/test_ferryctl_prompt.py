@@ -5,7 +5,7 @@ import json
 
 import pytest
 from ctl import Ctl
-from scenes import GUEST, path
+from scenes import GUEST, eventually, path
 
 PROMPT = "ferryd> "
 TAB = "\t"
@@ -91,6 +91,7 @@ def test_ctrl_c(scene, ctl):
     running, at = prompt(ctl, scene.a)
     running.type("quit")
     at = running.await_text("quit", at)
+    eventually(running.sleeps, what="waiting for a key")
     running.type("\x03")
     at = running.await_text(PROMPT, at)
     running.type("query-version\n")

@@ -22,7 +22,7 @@ def history(host):
 
 
 def moved(scene):
-    """A migration in which the guest wrote, so that there are several rounds; what is told of it."""
+    """A migration in which the guest wrote: what is told of its rounds."""
     source, _ = scene.pair(fill=0)
     source.do(f"fill ram 0 {16 * MIB} random 7")
     scene.a.set(max_bandwidth=SLOW)

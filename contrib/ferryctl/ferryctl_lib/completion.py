@@ -67,7 +67,7 @@ _ferryctl_names()
 {
 	local daemon=()
 	[[ -n $_ferryctl_control ]] && daemon=(--control "$_ferryctl_control")
-	ferryctl "${daemon[@]}" --timeout 2s completion "$1" 2>/dev/null
+	ferryctl "${daemon[@]}" --timeout 5s completion "$1" 2>/dev/null
 }
 
 # Offers the lines of its input that begin like the word, quoted: a daemon may have said them.
@@ -210,7 +210,7 @@ _ferryctl_names()
 	local at=${words[(I)--control]}
 	((at)) && control=${(Q)words[at + 1]}
 	[[ -n $control ]] && daemon=(--control ${(q)control})
-	names=(${(f)"$(_call_program names ferryctl $daemon --timeout 2s completion $1)"})
+	names=(${(f)"$(_call_program names ferryctl $daemon --timeout 5s completion $1)"})
 	compadd $2 $3 -a names
 }
 
@@ -228,7 +228,7 @@ _ferryctl()
 	local -a commands=(
 @COMMANDS@
 	)
-	_arguments -C \
+	_arguments -C -A '-*' \
 @GLOBAL@
 		'1:command:->command' \
 		'*:: :->arguments'
@@ -330,7 +330,7 @@ end
 function __ferryctl_names
     set -g __ferryctl_control
     __ferryctl_words >/dev/null
-    for name in (ferryctl $__ferryctl_control --timeout 2s completion $argv[1] 2>/dev/null)
+    for name in (ferryctl $__ferryctl_control --timeout 5s completion $argv[1] 2>/dev/null)
         echo -- $name"$argv[2]"
     end
 end

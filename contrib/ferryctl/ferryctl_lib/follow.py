@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Follows a migration to its end, or to where the user leaves it."""
 
-import signal
+import os
+import select
 import sys
 import time
 
@@ -12,6 +13,8 @@ from .text import clean
 
 ENDED = {"completed": Exit.DONE, "failed": Exit.FAILED, "cancelled": Exit.CANCELLED}
 QUESTION = "\n[c]ancel, [l]eave it running, [k]eep waiting? "
+ANSWERS = ("c", "l", "k")
+LINE = 4096  # bytes that a terminal's line has at most
 
 
 def named(guest):
@@ -30,19 +33,35 @@ def outcome(info):
     return Exit.UNDECIDED if undecided else status
 
 
-def ask_user(terminal):
-    """What to do about the migration: c, l or k.  No answer leaves it running."""
+def lost_sight(guest, fault):
+    """What there is to say where the daemon was lost, and with it the guest's whereabouts."""
+    return Failure(f"{fault}. Where {call(guest)} runs is not known here: ask 'ferryctl status' "
+                   "once the daemon answers", Exit.UNDECIDED)
+
+
+def begin(client, guest, command, arguments):
+    """Starts a migration.  A daemon that is lost before it has answered may have begun it."""
     try:
-        while True:
-            terminal.write(QUESTION)
-            terminal.flush()
-            answer = sys.stdin.readline()
-            if not answer:
-                return "l"
-            if answer.strip().lower()[:1] in ("c", "l", "k"):
-                return answer.strip().lower()[0]
-    except KeyboardInterrupt:
-        return "l"
+        return client.execute(command, {**arguments, **named(guest)})
+    except Lost as fault:
+        raise lost_sight(guest, fault) from fault
+
+
+def ask_user(terminal, interrupts):
+    """What to do about the migration: c, l or k.  No answer, or another Ctrl-C, leaves it running.
+
+    A line is read past Python's buffers, which select does not know of.
+    """
+    while True:
+        terminal.write(QUESTION)
+        terminal.flush()
+        select.select([sys.stdin, interrupts], [], [])
+        line = b"" if interrupts.take() else os.read(sys.stdin.fileno(), LINE)
+        if not line:
+            return "l"
+        answer = line.decode("utf-8", "replace").strip().lower()[:1]
+        if answer in ANSWERS:
+            return answer
 
 
 class Follower:
@@ -57,15 +76,14 @@ class Follower:
         self.patience_ends = None
 
     def run(self):
-        """Its exit status and its last record."""
+        """Its exit status."""
         try:
             return self._run()
         except KeyboardInterrupt:
-            return self._leave(), {}
+            return self._leave()
         except (Lost, Refused) as fault:
             self.progress.clear()
-            raise Failure(f"{fault}. Where {call(self.guest)} runs is not known here: ask "
-                          "'ferryctl status' once the daemon answers", Exit.UNDECIDED) from fault
+            raise lost_sight(self.guest, fault) from fault
         finally:
             self.progress.clear()
 
@@ -82,7 +100,7 @@ class Follower:
                 status = self._interrupted()
             if status is not None:
                 self._tell_end(status, info)
-                return status, info
+                return status
             self._pause()
 
     def _tell_end(self, status, info):
@@ -121,7 +139,8 @@ class Follower:
         """An exit status, or None: it is waited for as before."""
         self.progress.clear()
         terminal = self.progress.terminal
-        answer = ask_user_alone(terminal) if terminal and sys.stdin.isatty() else "l"
+        asks = terminal and sys.stdin.isatty()
+        answer = ask_user(terminal, self.interrupts) if asks else "l"
         if answer == "c":
             self.client.execute("migrate_cancel", named(self.guest))
         return self._leave() if answer == "l" else None
@@ -130,12 +149,3 @@ class Follower:
         self.progress.clear()
         self.out.warn(f"The migration of {call(self.guest)} was left running")
         return Exit.LEFT
-
-
-def ask_user_alone(terminal):
-    """While it is asked, another Ctrl-C is an answer."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return ask_user(terminal)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -8,10 +8,12 @@ import signal
 class Interrupts:
     """While entered, Ctrl-C is noted.  A second one before the first was taken is raised."""
 
-    def __enter__(self):
+    def __init__(self):
         self.noted = False
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.before = signal.getsignal(signal.SIGINT)
+
+    def __enter__(self):
         if self.before is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._note)
         return self

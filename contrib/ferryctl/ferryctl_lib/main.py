@@ -39,6 +39,10 @@ RUN = {
     "completion": run_completion,
 }
 
+# Each with what becomes of a text that it can't be given or can't give.
+STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"),
+           ("stderr", "w", "backslashreplace"))
+
 
 class Session:
     """What a command works with: its values, where it prints, and the daemon."""
@@ -84,26 +88,34 @@ def end_by(signal_number):
 
 def prepare_streams():
     """Each is there, and takes and gives whatever comes."""
-    for name, mode, errors in (("stdin", "r", "surrogateescape"), ("stdout", "w", "backslashreplace"),
-                               ("stderr", "w", "backslashreplace")):
+    for name, mode, errors in STREAMS:
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
         getattr(sys, name).reconfigure(errors=errors)
+
+
+def drop_output():
+    """What is left in the buffer and can't be written must not end Python with an error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv):
     prepare_streams()
     try:
         status = run(argv)
-        sys.stdout.flush()
-        return int(status)
     except Failure as failure:
+        status = failure.status
         print(f"ferryctl: {failure}", file=sys.stderr)
-        return int(failure.status)
     except BrokenPipeError:
-        # What is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(Exit.REFUSED)
+        status = Exit.REFUSED  # nobody reads it
+    except OSError as fault:
+        status = Exit.REFUSED
+        print(f"ferryctl: What was to be printed could not be: {fault.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
+        status = Exit.REFUSED
         end_by(signal.SIGINT)
-        return int(Exit.REFUSED)
+    drop_output()
+    return int(status)

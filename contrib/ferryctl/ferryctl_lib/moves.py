@@ -4,7 +4,7 @@
 import os
 
 from .failure import Exit, Failure
-from .follow import Follower, call, named
+from .follow import Follower, begin, call, named
 from .interrupts import Interrupts
 from .qmp import Refused, passed_fd
 from .settings import capability_states
@@ -30,12 +30,12 @@ def follow(session, guest, interrupts):
 def run_migrate(session):
     guest = session.guest()
     prepare(session, guest)
-    arguments = {"uri": session.values["URI"], **named(guest)}
+    arguments = {"uri": session.values["URI"]}
     arguments.update({name: True for name in ("blk", "inc") if session.values[name]})
     with Interrupts() as interrupts:
-        answer = session.client().execute("migrate", arguments)
+        answer = begin(session.client(), guest, "migrate", arguments)
         if session.values["wait"]:
-            return follow(session, guest, interrupts)[0]
+            return follow(session, guest, interrupts)
     session.out.answer(answer)
     return Exit.DONE
 
@@ -46,20 +46,19 @@ def tell_listening(session, guest):
     session.out.answer(info, *([f"listens on {clean(where)}"] if where else []))
 
 
-def incoming_arguments(session, guest, uri):
+def begin_incoming(session, guest, uri):
     paused = {"autostart": False} if session.values["paused"] else {}
-    return {"uri": uri, **paused, **named(guest)}
+    return begin(session.client(), guest, "migrate-incoming", {"uri": uri, **paused})
 
 
 def run_incoming(session):
     guest = session.guest()
     prepare(session, guest)
     with Interrupts() as interrupts:
-        session.client().execute("migrate-incoming",
-                                 incoming_arguments(session, guest, session.values["URI"]))
+        begin_incoming(session, guest, session.values["URI"])
         tell_listening(session, guest)
         if session.values["wait"]:
-            return follow(session, guest, interrupts)[0]
+            return follow(session, guest, interrupts)
     return Exit.DONE
 
 
@@ -112,7 +111,7 @@ def start_saving(client, guest, part):
     with passed_fd(client, part.fd) as name:
         part.ours = False
         try:
-            return client.execute("migrate", {"uri": f"fd:{name}", **named(guest)})
+            return begin(client, guest, "migrate", {"uri": f"fd:{name}"})
         except Refused:
             part.ours = True
             raise
@@ -121,9 +120,9 @@ def start_saving(client, guest, part):
 def run_save(session):
     guest = session.guest()
     with Part(session.values["FILE"]) as part, Interrupts() as interrupts:
-        start_saving(session.client(), guest, part)
         try:
-            status, _ = follow(session, guest, interrupts)
+            start_saving(session.client(), guest, part)
+            status = follow(session, guest, interrupts)
             part.settle(status)
         finally:
             if not part.ours and os.path.exists(part.name):
@@ -144,8 +143,7 @@ def run_restore(session):
     try:
         with Interrupts() as interrupts:
             with passed_fd(client, fd) as name:
-                client.execute("migrate-incoming",
-                               incoming_arguments(session, guest, f"fd:{name}"))
-            return follow(session, guest, interrupts)[0]
+                begin_incoming(session, guest, f"fd:{name}")
+            return follow(session, guest, interrupts)
     finally:
         os.close(fd)

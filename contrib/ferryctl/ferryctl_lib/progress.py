@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a migration that is waited for is shown: a line redrawn in place, plain lines, or JSON."""
 
+import contextlib
 import json
 import os
 import time
@@ -8,7 +9,7 @@ import time
 from .text import clean
 from .units import show_rate, show_size, show_time
 
-BAR_MIN, BAR_MAX = 10, 40
+BAR_MIN, BAR_MAX, BAR_SHARE = 10, 40, 6  # columns; of a line, the sixth part
 COLUMNS = 80  # of a terminal that does not say
 LINES_EVERY = 1.0  # seconds between plain lines
 REDRAW_EVERY = 0.2
@@ -26,6 +27,11 @@ def rates(info):
     """Bytes per second: sent, and written by the guest."""
     ram = info["ram"]
     return ram["mbps"] * 1e6 / 8, ram["dirty-pages-rate"] * ram["page-size"]
+
+
+def verb(info):
+    """What is done with the bytes."""
+    return "received" if info.get("direction") == "incoming" else "sent"
 
 
 def time_left(info):
@@ -54,9 +60,9 @@ FIELDS = (
     lambda info: f"round {info['ram']['dirty-sync-count']}",
     lambda info: f"{show_size(remaining(info)[0])} left",
     lambda info: show_rate(rates(info)[0]),
-    lambda info: f"dirty {show_rate(rates(info)[1])}",
-    _expected_text,
     time_left,
+    _expected_text,
+    lambda info: f"dirty {show_rate(rates(info)[1])}",
     _throttle_text,
 )
 
@@ -82,13 +88,11 @@ def progress_line(info, width):
     """A bar and as many fields as there is room for."""
     left, total = remaining(info)
     share = 1 - left / total if total else 0
-    texts = fields(info)
-    room = width - len("[] 100%  ") - BAR_MIN
-    while len(texts) > 1 and len("  ".join(texts)) > room:
+    begin = f"{bar(share, max(BAR_MIN, min(BAR_MAX, width // BAR_SHARE)))} {share * 100:3.0f}%"
+    texts = [begin, *fields(info)]
+    while len(texts) > 1 and len("  ".join(texts)) > width:
         texts.pop()
-    text = "  ".join(texts)
-    spare = width - len("[] 100%  ") - len(text)
-    return f"{bar(share, max(1, min(BAR_MAX, spare)))} {share * 100:3.0f}%  {text}"[:width]
+    return "  ".join(texts)[:width]
 
 
 def end_line(info):
@@ -97,9 +101,8 @@ def end_line(info):
     if "downtime" in info:
         texts.append(f"downtime {show_time(info['downtime'])}")
     if "ram" in info:
-        sent = info["ram"]["transferred"] + info.get("disk", {}).get("transferred", 0)
-        verb = "received" if info.get("direction") == "incoming" else "sent"
-        texts.append(f"{show_size(sent)} {verb}")
+        size = info["ram"]["transferred"] + info.get("disk", {}).get("transferred", 0)
+        texts.append(f"{show_size(size)} {verb(info)}")
     if "error-desc" in info:
         texts.append(clean(info["error-desc"]))
     return f"{phase(info)}: {', '.join(texts)}"
@@ -125,11 +128,9 @@ class Progress:
         self.stream = stream
 
     def write(self, text):
-        try:
+        with contextlib.suppress(OSError):
             self.stream.write(text)
             self.stream.flush()
-        except OSError:
-            pass
 
     def show(self, info):
         raise NotImplementedError
@@ -139,7 +140,8 @@ class Progress:
 
     def end(self, info):
         self.clear()
-        self.out.say(end_line(info))
+        with contextlib.suppress(OSError):
+            self.out.say(end_line(info))
 
 
 class Bar(Progress):
@@ -180,7 +182,7 @@ class Lines(Progress):
         self.write("  ".join(fields(info)) + "\n")
 
 
-class Records(Lines):
+class Records(Progress):
     """The daemon's records, one a line; the last is the end's."""
 
     def show(self, info):

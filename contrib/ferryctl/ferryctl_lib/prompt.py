@@ -66,7 +66,7 @@ class Pipe:
     def __init__(self, out):
         self.out = out
 
-    def lines(self, receiver):
+    def lines(self, _receiver):
         yield from sys.stdin
 
     def show_event(self, event):

@@ -6,7 +6,7 @@ import time
 from .failure import Exit
 from .follow import named
 from .interrupts import Interrupts
-from .progress import end_line, phase, rates, remaining, time_left
+from .progress import end_line, phase, rates, remaining, time_left, verb
 from .qmp import Refused
 from .text import clean, columns
 from .units import show_rate, show_size, show_time
@@ -50,10 +50,10 @@ def _moving(info):
     sent, written = rates(info)
     yield (f"{show_size(left)} of {show_size(total)} left, round "
            f"{info['ram']['dirty-sync-count']}")
-    yield (f"{show_size(info['ram']['transferred'])} of RAM sent, {show_rate(sent)}; the guest "
-           f"writes {show_rate(written)}")
+    yield f"{show_size(info['ram']['transferred'])} of RAM {verb(info)}, {show_rate(sent)}"
     if "expected-downtime" in info:
-        texts = [f"expected downtime {show_time(info['expected-downtime'])}", time_left(info)]
+        texts = [f"the guest writes {show_rate(written)}",
+                 f"expected downtime {show_time(info['expected-downtime'])}", time_left(info)]
         yield ", ".join(filter(None, texts))
 
 
