@@ -204,7 +204,6 @@ static bool should_stop(struct outgoing *o, uint64_t before)
 
 static bool run_rounds(struct outgoing *o, struct error **errp)
 {
-    ram_save_begin(&o->saver);
     o->synced_ns = clock_ns();
     if (!tracker_sync(o, o->ram, errp)) {
         return false;
@@ -359,6 +358,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         .delta = o->xbzrle.delta,
     };
     outgoing_disks_begin(o);
+    ram_save_begin(&o->saver); /* whoever sees `active` sees what remains */
     job_set_status(o->job, JOB_ACTIVE);
     if (!run_rounds(o, errp) || !stop_guest(o, errp)) {
         return false;

@@ -81,7 +81,8 @@ def test_remaining(scene):
     source.do(f"fill ram 0 {16 * MIB} random 7")
     scene.a.set(max_bandwidth=2 * MIB)
     scene.a.migrate(uri)
-    eventually(lambda: scene.a.info().get("ram", {}).get("normal", 0) > 300, what="300 pages")
+    assert scene.a.reach("active")["ram"]["remaining"] > 0  # from the first look on
+    eventually(lambda: scene.a.info()["ram"]["normal"] > 300, what="300 pages")
     before = ledger.pages()
     remaining = scene.a.info()["ram"]["remaining"]
     after = ledger.pages()
