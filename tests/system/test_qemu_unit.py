@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the unit's drop-in for QEMU gives the daemon is enough for guests of another user's QEMU."""
+
+import os
+import pathlib
+import re
+
+import pytest
+from qemu import attach
+from qemu_scenes import FILLED, check_nothing_left, check_stays, descriptors, hold_active
+from scenes import GUEST, Host, path
+
+pytestmark = pytest.mark.qemu
+
+NOBODY = 65534
+DROP_IN = pathlib.Path("systemd/drop-ins/qemu.conf")
+
+
+def capabilities():
+    line = re.search(r"^AmbientCapabilities=(.*)$", DROP_IN.read_text(encoding="ascii"), re.M)[1]
+    return ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
+
+
+def confined_host(vms, name):
+    """A host whose ferryd is nobody's, with the drop-in's capabilities."""
+    build, kept = vms.lab.build, capabilities()
+    folder = vms.lab.folder / "confined"
+    folder.mkdir(exist_ok=True)
+    script = folder / "ferryd"
+    script.write_text(f'#!/bin/sh\nexec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups '
+                      f'--inh-caps=-all,{kept} --ambient-caps=-all,{kept} --bounding-set=-all,{kept} '
+                      f'--no-new-privs {build}/ferryd "$@"\n')
+    script.chmod(0o755)
+    vms.lab.build = folder
+    try:
+        return Host(vms.lab, name)
+    finally:
+        vms.lab.build = build
+
+
+@path("qemu/unit/{what}")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize("what", ["moves", "throttled", "cancelled"])
+def test_confined(vms, what):
+    vms.a, vms.b = confined_host(vms, "c"), confined_host(vms, "d")
+    source, target = vms.source(FILLED, attached=False), vms.target(attached=False)
+    attach(vms.a.qmp, source)
+    attach(vms.b.qmp, target)
+    fds = descriptors(source)
+    if what == "cancelled":
+        hold_active(vms)
+        vms.a.cancel()
+        assert vms.a.end()["status"] == "cancelled"
+        check_stays(vms.a, source)
+        check_nothing_left(source, fds)
+        return
+    if what == "throttled":
+        vms.a.capable(auto_converge=True)
+        vms.a.set(cpu_throttle_initial=50, throttle_trigger_threshold=1)
+    vms.move(source, target)
+    assert os.stat(f"/proc/{vms.a.daemon.pid}").st_uid == NOBODY
+    assert vms.a.info(GUEST)["status"] == "completed"
