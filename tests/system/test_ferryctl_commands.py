@@ -247,6 +247,31 @@ def test_save_unread(scene, ctl):
     check_moved(source, target)
 
 
+@path("ferryctl/save/cannot-take-its-place")
+def test_save_stuck(scene, ctl):
+    """The guest is gone from here: it is said where it is."""
+    source, target = scene.pair()
+    file = scene.lab.folder / "saved"
+    file.mkdir()
+    assert f"{file}.part holds the guest" in ctl.bad(scene.a, 1, "save", GUEST, file)
+    ctl.good(scene.b, "restore", GUEST, f"{file}.part")
+    check_moved(source, target)
+
+
+@path("ferryctl/save/daemon-lost")
+def test_save_lost(scene, ctl):
+    source, _ = scene.pair(fill=16 * MIB)
+    scene.a.set(max_bandwidth=MIB)
+    file = scene.lab.folder / "saved"
+    running = ctl.started(scene.a, "save", GUEST, file)
+    running.await_text("round 1")
+    scene.a.kill()
+    assert running.end() == 5, running.text
+    assert f"is in {file}.part" in running.text and "is not known here" in running.text
+    scene.a.restart(GUEST)
+    check_source_runs(scene.a, source)
+
+
 @path("ferryctl/save/left-running")
 def test_save_left(scene, ctl):
     """The part is kept, it is said where, and no other save writes over it."""

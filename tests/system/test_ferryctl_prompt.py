@@ -2,6 +2,8 @@
 """ferryctl's prompt, on a terminal and in a pipe."""
 
 import json
+import os
+import subprocess
 
 import pytest
 from ctl import Ctl
@@ -120,3 +122,13 @@ def test_piped(scene, ctl):
     first, last = [json.loads(line) for line in done.out.splitlines()]
     assert first["error"]["code"] == "command-unknown" and "package" in last["return"]
     assert done.err == "ferryctl: 'x' is no argument: say NAME=VALUE\n"
+
+
+@path("ferryctl/prompt/nobody-reads")
+def test_unread(scene, ctl):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([ctl.program, "qmp"], input=b"query-version\n" * 3, stdout=writer,
+                          stderr=subprocess.PIPE, env=ctl.env(scene.a), check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

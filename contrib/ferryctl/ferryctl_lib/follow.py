@@ -47,14 +47,13 @@ def begin(client, guest, command, arguments):
         raise lost_sight(guest, fault) from fault
 
 
-def ask_user(terminal, interrupts):
+def ask_user(progress, interrupts):
     """What to do about the migration: c, l or k.  No answer, or another Ctrl-C, leaves it running.
 
     A line is read past Python's buffers, which select does not know of.
     """
     while True:
-        terminal.write(QUESTION)
-        terminal.flush()
+        progress.write(QUESTION)
         select.select([sys.stdin, interrupts], [], [])
         line = b"" if interrupts.take() else os.read(sys.stdin.fileno(), LINE)
         if not line:
@@ -138,9 +137,8 @@ class Follower:
     def _interrupted(self):
         """An exit status, or None: it is waited for as before."""
         self.progress.clear()
-        terminal = self.progress.terminal
-        asks = terminal and sys.stdin.isatty()
-        answer = ask_user(terminal, self.interrupts) if asks else "l"
+        asks = self.progress.interactive and sys.stdin.isatty()
+        answer = ask_user(self.progress, self.interrupts) if asks else "l"
         if answer == "c":
             self.client.execute("migrate_cancel", named(self.guest))
         return self._leave() if answer == "l" else None

@@ -117,16 +117,23 @@ def start_saving(client, guest, part):
             raise
 
 
+def tell_part(session, guest, part):
+    if not part.ours:
+        session.out.warn(f"What there is of {call(guest)} is in {clean(part.name)}")
+
+
 def run_save(session):
     guest = session.guest()
     with Part(session.values["FILE"]) as part, Interrupts() as interrupts:
         try:
             start_saving(session.client(), guest, part)
             status = follow(session, guest, interrupts)
-            part.settle(status)
-        finally:
-            if not part.ours and os.path.exists(part.name):
-                session.out.warn(f"What there is of {call(guest)} is in {clean(part.name)}")
+        except Failure:
+            tell_part(session, guest, part)
+            raise
+        if status in (Exit.LEFT, Exit.UNDECIDED):
+            tell_part(session, guest, part)
+        part.settle(status)
         return status
 
 

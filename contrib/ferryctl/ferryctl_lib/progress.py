@@ -121,7 +121,7 @@ class Progress:
     """The base of all: a stream whose reader may have gone, which stops no migration."""
 
     every = LINES_EVERY  # seconds between two looks at the migration
-    terminal = None      # the terminal that a question can be asked on
+    interactive = False  # whether a question can be asked there
 
     def __init__(self, out, stream):
         self.out = out
@@ -148,10 +148,10 @@ class Bar(Progress):
     """One line, redrawn in place."""
 
     every = REDRAW_EVERY
+    interactive = True
 
     def __init__(self, out, stream):
         super().__init__(out, stream)
-        self.terminal = stream
         self.shown = 0
 
     def show(self, info):

@@ -43,7 +43,7 @@ class Receiver(threading.Thread):
                     self.screen.show_event(got)
                 else:
                     self.answers.put(check_answer(got))
-        except Failure as fault:
+        except (Failure, OSError) as fault:  # the latter where nobody reads what is shown
             self.lost = fault
             self.answers.put(None)
             self.screen.stop_reading()
