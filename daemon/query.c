@@ -168,6 +168,7 @@ static void add_error(json_t *info, struct job *job)
     struct error *err = job_get_error(job);
     if (err) {
         set_text(info, "error-desc", err->text);
+        set_text(info, "error-code", err->code);
         error_free(err);
     }
 }
