@@ -23,7 +23,6 @@ static bool refuse(struct agent *a, struct error *err, struct error **errp)
     return false;
 }
 
-/* Names go into JSON, logs and file names of others: printable ASCII without spaces and quotes. */
 static const char *pick_tracking(uint32_t features)
 {
     if (!(features & WIRE_FEATURE_KVM_LOG)) {

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Names go into JSON, logs and file names of others: printable ASCII without spaces and quotes. */
 bool guest_name_is_good(const char name[GUEST_NAME_SIZE])
 {
     size_t n = strnlen(name, GUEST_NAME_SIZE);

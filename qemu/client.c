@@ -39,9 +39,9 @@ struct call {
     struct error *err;
     void (*seen)(void *opaque, json_t *reply);
     void *seen_opaque;
-    client_done *done_fn; /* the main thread's; NULL: nobody is told */
+    client_done *done_fn; /* of client_ask; NULL: nobody is told */
     void *done_opaque;
-    uint64_t deadline_ns; /* of the main thread's */
+    uint64_t deadline_ns; /* of client_ask's */
     TAILQ_ENTRY(call) link;
 };
 

@@ -4,7 +4,7 @@
  *
  * The main thread reads the socket and so sees replies and events first.  Other threads send their
  * commands themselves and sleep until the main thread hands them the reply; at most one of them at
- * a time works with a client.  Commands of the main thread are asynchronous.
+ * a time works with a client.  Commands for which nobody waits are asynchronous.
  *
  * What comes in is hostile: a monitor that sends no JSON, too much of it, or replies that nobody
  * waits for loses its connection, or is not listened to.
@@ -30,7 +30,10 @@ typedef void client_event(void *opaque, const char *name, const json_t *data);
 /* When the event that is being handled happened, by its timestamp; clock_ns.  From client_event. */
 uint64_t client_event_ns(const struct client *c);
 
-/* The outcome of a command of the main thread: its "return", borrowed, or an error, taken over. */
+/*
+ * The outcome of a command that nobody waits for: its "return", borrowed, or an error, taken over.
+ * On the main thread, but for a command that can't be sent: then from within client_ask.
+ */
 typedef void client_done(void *opaque, json_t *reply, struct error *err);
 
 /* A command.  `arguments` (NULL: none) is taken over. */
@@ -62,16 +65,17 @@ bool client_read(struct client *c, struct error **errp);
  * called. */
 void client_lost(struct client *c);
 
-/* Ends commands of the main thread that are past their deadline. */
+/* Ends commands of client_ask that are past their deadline. */
 void client_expire(struct client *c);
-
-void client_ask(struct client *c, const struct client_command *command, int timeout_ms,
-                client_done *done, void *opaque);
 
 /* Wakes whoever sleeps in client_call or on client_wake_fd. */
 void client_wake(struct client *c);
 
 /* ---- any thread ---- */
+
+/* Sends a command whose outcome `done` is told, once. */
+void client_ask(struct client *c, const struct client_command *command, int timeout_ms,
+                client_done *done, void *opaque);
 
 /* Sends a command whose reply is of no interest, but to `seen`.  Lost with the connection. */
 void client_tell(struct client *c, const struct client_command *command);

@@ -132,7 +132,7 @@ void qemu_resume_is_off(struct qemu *q);
 
 /* ---- attach.c ---- */
 
-/* Starts to attach; what comes of it is seen by qemu_read.  Main thread. */
+/* Starts to attach; what comes of it is seen by the guest's `read`.  Main thread. */
 bool qemu_attach_begin(struct qemu *q, struct error **errp);
 
 /* The thread IDs of the vCPUs, at most `room`; -1 with an error. */
