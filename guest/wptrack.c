@@ -374,6 +374,11 @@ static bool set_scan_failed(const struct wptrack *t, int err, uint64_t at, struc
     } else if (err == -EPERM) {
         error_set(errp, "guest-changed",
                   "Process %d has put other memory at 0x%" PRIx64 " than is tracked", t->pid, at);
+    } else if (err == -EOPNOTSUPP) {
+        error_set(errp, "no-tracking",
+                  "This kernel can't tell which pages of process %d at 0x%" PRIx64
+                  " were written: use smaller huge pages (2 MiB), or a later kernel",
+                  t->pid, at);
     } else {
         error_set(errp, "system-error", "PAGEMAP_SCAN of process %d at 0x%" PRIx64 ": %s", t->pid,
                   at, strerror(-err));
