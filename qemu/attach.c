@@ -213,6 +213,9 @@ static bool find_machine(struct qemu *q, const struct wait *w, struct error **er
     if (type) {
         snprintf(q->guest.machine, sizeof(q->guest.machine), "qemu:%.*s", (int)length, type);
     }
+    if (reply && !type) {
+        error_set(errp, "guest-protocol", "Guest '%s': QEMU's machine has no type", q->guest.name);
+    }
     json_decref(reply);
     if (type && !guest_name_is_good(q->guest.machine)) {
         error_set(errp, "guest-invalid", "Guest '%s': QEMU's machine has no printable name",

@@ -154,6 +154,10 @@ def put_text(pattern, text):
     return of_command("human-monitor-command", change)
 
 
+def number(message):
+    message["return"] = 5
+
+
 def no_backends(message):
     message["return"] = []
 
@@ -169,6 +173,7 @@ LIES = {
     "thread-unknown": put_thread(2**31 - 1),
     "thread-wide": put_thread(2**62),
     "thread-text": put_thread("1"),
+    "machine-number": of_command("qom-get", number),
     "no-vcpus": of_command("query-cpus-fast", no_backends),
     "no-backends": of_command("query-memdev", no_backends),
     "many-backends": of_command("query-memdev", many_backends),
