@@ -22,7 +22,7 @@ static void unpark(struct ferryd *d, struct qmp_request *req, const char *name)
                                 "No VMM with a guest named '%s' is connected: start it with this "
                                 "daemon's guests socket, or pass its socket as 'fd'",
                                 name));
-    } else if (!e->parked) {
+    } else if (!e->parked || !e->guest->ops->comes_back) { /* or it is about to be dropped */
         qmp_fail(req, error_new("guest-exists", "A guest named '%s' is attached already", name));
     } else {
         e->parked = false;
@@ -158,7 +158,6 @@ static void end_leaving(void *arg)
     struct leaving *l = arg;
     struct entry *e = entry_find(l->d, l->guest->name);
     if (e && e->guest == l->guest) {
-        e->parked = false; /* its end is told */
         guests_drop(l->d, e);
     }
     qmp_return(l->req, NULL);

@@ -198,7 +198,8 @@ static void connection_end(struct connection *c, struct error *err)
     log_with(LOG_LEVEL_INFO, &fields, "guest %s: detached: %s", name, err->text);
     c->guest->ops->lost(c->guest);
     if (e) {
-        if (!e->parked) {
+        /* One that guest-detach has parked has told so, unless it is still being left. */
+        if (!e->parked || !c->guest->ops->comes_back) {
             qmp_event(d->qmp, "GUEST_DETACHED",
                       json_pack("{s:s, s:s}", "guest", e->name, "reason", err->text));
         }

@@ -2,9 +2,10 @@
 """Attaching to a stock QEMU by its monitor alone: what is found, and that nothing is left behind."""
 
 import os
+import threading
 
 import pytest
-from lab import Qmp
+from lab import DEADLINE, Qmp
 from qemu import attach
 from qemu_scenes import (attach_refused, attach_through, check_console, check_nothing_left, descriptors,
                          refused, second_block, settings)
@@ -111,6 +112,47 @@ def test_qemu_ends(vms):
     os.truncate(source.ram_path, 0)  # it begins with what a machine has that is turned on
     vms.source(ram_path=source.ram_path)
     assert guests(vms.a)[GUEST]["status"] == "running"
+
+
+def hold_leave(vms, source):
+    """A guest-detach that is under way, for QEMU does not answer; its session."""
+    asked, leaving = threading.Event(), threading.Event()
+
+    def swallow(message):
+        if message["execute"] != "query-status" or not leaving.is_set():
+            return message
+        asked.set()
+        return None
+
+    relay = vms.relay_qmp(source, request=swallow)
+    attach_through(vms.a, relay)
+    eventually(lambda: relay.requests["query-status"] == 2, what="the attach's last words")
+    leaving.set()
+    session = vms.a.session()
+    session.send({"execute": "guest-detach", "arguments": {"guest": GUEST}})
+    assert asked.wait(DEADLINE)
+    return session
+
+
+@path("qemu/attach/left/qemu-ends")
+def test_ends_as_it_is_left(vms):
+    source = vms.source(attached=False)
+    session = hold_leave(vms, source)
+    source.kill()
+    vms.a.qmp.await_event("GUEST_DETACHED", guest=GUEST)
+    assert session.answer()["return"] == {}
+    assert guests(vms.a) == {}
+
+
+@path("qemu/attach/left/is-not-attached-again")
+def test_attached_as_it_is_left(vms):
+    """By its name alone a libferry comes back; a QEMU's connection is about to end."""
+    source = vms.source(attached=False)
+    session = hold_leave(vms, source)
+    error = refused(vms.a.qmp, "guest-attach", name=GUEST, driver="agent")
+    assert error.code == "guest-exists"
+    source.kill()
+    assert session.answer()["return"] == {}
 
 
 @path("qemu/attach/through-a-relay")
