@@ -102,6 +102,7 @@ static bool map_block(struct ram_block *b, struct error **errp)
                   strerror(errno));
         return false;
     }
+    madvise(map, b->length, MADV_DONTFORK); /* a helper that outlives the job is not to keep it */
     b->map = map;
     return true;
 }

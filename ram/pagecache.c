@@ -29,7 +29,12 @@ struct page_cache {
 static void *map(uint64_t bytes)
 {
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return at == MAP_FAILED ? NULL : at;
+    if (at == MAP_FAILED) {
+        return NULL;
+    }
+    /* What is written while a helper lives is not to be copied. */
+    madvise(at, bytes, MADV_DONTFORK);
+    return at;
 }
 
 struct page_cache *pagecache_new(uint64_t bytes, struct error **errp)

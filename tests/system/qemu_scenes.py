@@ -166,6 +166,18 @@ def status_field(pid, field):
     return re.search(rf"^{field}:\s*(.*)$", text, re.MULTILINE).group(1)
 
 
+def children(pid):
+    """The processes that a process has forked, and that have not ended."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if int(status_field(folder.name, "PPid")) == pid:
+                found.append(int(folder.name))
+        except OSError:
+            pass  # it has ended meanwhile
+    return found
+
+
 def tracer(qemu):
     """Who traces any of its threads; 0: nobody."""
     tracers = [0]

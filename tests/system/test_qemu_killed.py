@@ -2,12 +2,14 @@
 """Whichever process dies, in whichever state: QEMU's guest runs in exactly one place, and nothing
 of ferryd's is left behind in QEMU."""
 
+import pathlib
+
 import pytest
 from lab import CommandError
 from qemu import attach
 from qemu_scenes import (FILLED, HOLD, attach_through, check_arrived, check_console,
-                         check_nothing_left, check_stays, cut_at_go, descriptors, disk_options,
-                         holds_lock, settings)
+                         check_nothing_left, check_stays, children, cut_at_go, descriptors,
+                         disk_options, hold_active, holds_lock, settings)
 from scenes import GUEST, eventually, path
 
 pytestmark = pytest.mark.qemu
@@ -100,6 +102,18 @@ def test_source_daemon(vms, state, how):
         vms.b.qmp.await_event("GUEST_DETACHED", guest=GUEST)
         target = vms.target(**both)
     vms.move(source, target)
+
+
+@path("qemu/killed/source-daemon/helpers-hold-no-ram")
+def test_helpers(vms):
+    """Whoever stands by for a ferryd that ends: the guest's memory is not kept for it."""
+    source, _ = vms.pair(FILLED)
+    hold_active(vms)
+    helpers = children(vms.a.daemon.pid)
+    assert helpers
+    for pid in [vms.a.daemon.pid, *helpers]:
+        maps = pathlib.Path(f"/proc/{pid}/maps").read_text(encoding="ascii")
+        assert (str(source.ram_path) in maps) == (pid not in helpers)
 
 
 @path("qemu/killed/source-daemon/given-away/{outcome}")
