@@ -55,6 +55,7 @@ struct qemu {
     pthread_t worker;
     bool has_worker; /* the main thread's */
     bool attached;   /* the main thread's */
+    unsigned told;   /* events since it was looked at; the main thread's */
     _Atomic bool worker_done;
     struct error *error; /* why the guest is refused; the main thread's once worker_done */
 

@@ -9,6 +9,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* What a VMM may tell between two calls of qemu_ops.expire. */
+#define NEWS_MAX 200u
+
 /* ---- talking to the monitor ---- */
 
 json_t *qemu_call(struct qemu *q, const char *name, json_t *arguments, const struct wait *w,
@@ -151,6 +154,8 @@ static void on_migration(struct qemu *q, const json_t *data)
     client_wake(q->client);
 }
 
+/* News become events to every client, or keep the main thread: a VMM must not drown them.  What is
+ * past the limit is not heard any more; read_monitor ends the connection for it. */
 static void on_event(void *opaque, const char *name, const json_t *data)
 {
     static const struct {
@@ -162,11 +167,22 @@ static void on_event(void *opaque, const char *name, const json_t *data)
         {"SHUTDOWN", on_shutdown},
         {"MIGRATION", on_migration},
     };
+    struct qemu *q = opaque;
     for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
-        if (strcmp(name, events[i].name) == 0) {
-            events[i].handle(opaque, data);
+        if (strcmp(name, events[i].name) == 0 && ++q->told <= NEWS_MAX) {
+            events[i].handle(q, data);
         }
     }
+}
+
+static bool check_news(const struct qemu *q, struct error **errp)
+{
+    if (q->told > NEWS_MAX) {
+        error_set(errp, "guest-protocol", "The VMM of guest '%s' changes its state too often",
+                  q->guest.name);
+        return false;
+    }
+    return true;
 }
 
 /* ---- the main thread's part of guest_ops ---- */
@@ -201,7 +217,7 @@ static bool read_monitor(struct guest *g, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
     struct error *err = NULL;
-    bool ok = client_read(q->client, &err);
+    bool ok = client_read(q->client, &err) && check_news(q, &err);
     if (q->has_worker && atomic_load(&q->worker_done)) {
         struct error *refused = end_worker(q);
         if (refused) { /* it has closed the connection, and knows why */
@@ -235,6 +251,7 @@ static void lost(struct guest *g)
 static void expire(struct guest *g)
 {
     struct qemu *q = qemu_of(g);
+    q->told = 0;
     client_expire(q->client);
     qemu_settle(q);
 }

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 from qemu import attach
-from qemu_scenes import attach_refused, check_console
+from qemu_scenes import attach_refused, attach_through, check_console
 from scenes import GUEST, path
 
 pytestmark = pytest.mark.qemu
@@ -77,7 +77,9 @@ def answer_with(reply):
     return talk
 
 
-EVENT = json.dumps({"event": "RESUME", "data": {}}).encode() + b"\r\n"
+def event(name):
+    return json.dumps({"event": name, "data": {}}).encode() + b"\r\n"
+
 
 FAKES = {
     "closes-at-once": (lambda peer: None, "guest-lost"),
@@ -97,6 +99,7 @@ FAKES = {
     "answers-null": (answer_with({"return": None}), None),
     "answers-nonsense": (answer_with({"return": [1, "x", {"y": []}]}), None),
     "answers-neither": (answer_with({}), None),
+    "resumes-for-ever": (for_ever(event("RESUME") * 100, greeting()), "guest-protocol"),
     "answers-text": (answer_with({"return": "x" * 100000}), None),
 }
 
@@ -115,7 +118,7 @@ def test_monitor(vms, what):
 @path("qemu/hostile/monitor/talks-without-end")
 def test_endless(vms):
     """Events for ever: others get their turn, and the attach ends in time."""
-    fake = FakeMonitor(vms.lab, for_ever(EVENT * 100, greeting()))
+    fake = FakeMonitor(vms.lab, for_ever(event("RTC_CHANGE") * 100, greeting()))
     vms.sockets.append(fake)
     other = vms.a.session()
     other.send({"execute": "guest-attach", "arguments": {
@@ -123,6 +126,23 @@ def test_endless(vms):
     attach(vms.a.qmp, vms.qemu(name="good"), "good")
     assert vms.a.run_state("good") == "running"
     assert other.answer()["error"]["code"] == "guest-timeout"
+
+
+@path("qemu/hostile/monitor/{word}-without-end")
+@pytest.mark.parametrize("word", ["SHUTDOWN", "MIGRATION", "STOP"])
+def test_news(vms, word):
+    """What is told to all clients, more often than is good for them."""
+    source = vms.source(attached=False)
+    relay = vms.relay_qmp(source)
+    attach_through(vms.a, relay)
+    with contextlib.suppress(OSError):  # it is hung up
+        while True:
+            relay.tell(word, {})
+            relay.tell("RESUME", {})
+    ended = vms.a.qmp.await_event("GUEST_DETACHED", guest=GUEST)
+    assert "too often" in ended["data"]["reason"]
+    check_console(source)
+    attach(vms.a.qmp, source)
 
 
 # ---- lies about a guest that is there ----
