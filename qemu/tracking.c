@@ -109,17 +109,11 @@ void qemu_log_stop(struct guest *g)
     qemu_settle_begin(q);
 }
 
-/* A guest that is stopped has nothing plugged: what costs time is left away. */
 bool qemu_log_sync(struct guest *g, uint64_t *const dirty[], const struct wait *w,
                    struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    if (!wptrack_sync(q->track, dirty, w, errp)) {
-        return false;
-    }
-    return wptrack_check(q->track, errp) &&
-           (atomic_load(&q->stopping) ||
-            (qemu_check_ram(q, w, errp) && qemu_check_hazards(q, w, errp)));
+    return wptrack_sync(q->track, dirty, w, errp) && wptrack_check(q->track, errp);
 }
 
 /* The scan has protected its pages anew before. */
@@ -200,12 +194,22 @@ static bool drain_by_stop(struct qemu *q, const struct wait *w, struct error **e
  * written without a fault.  Whatever was in flight as the pages were protected has landed when this
  * returns; what has begun since is reported by the next scan.  So nothing is read too early, and
  * the guest runs on: of its I/O alone is waited for.
+ *
+ * Whether there are such disks, and what else may have been plugged, is asked behind the scan and
+ * before a page of it is read.  A guest that is stopped has nothing plugged, and is drained: none of
+ * this is part of the downtime, nor of the time that log_sync takes, from which that is expected.
  */
 bool qemu_log_settle(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    if (!q->drains || atomic_load(&q->stopping)) {
-        return true; /* stopped, it is drained */
+    if (atomic_load(&q->stopping)) {
+        return true;
+    }
+    if (!qemu_check_ram(q, w, errp) || !qemu_check_hazards(q, w, errp)) {
+        return false;
+    }
+    if (!q->drains) {
+        return true;
     }
     if (q->version > VERSION_TRANSACTION_DRAINS) {
         return drain_by_stop(q, w, errp);
