@@ -71,7 +71,8 @@ struct qemu {
 
     /* What the last job has left (settle.c). */
     _Atomic bool job_left;
-    _Atomic int resume; /* enum qemu_resume */
+    _Atomic int resume;     /* enum qemu_resume */
+    _Atomic bool stand_due; /* a paused guest counts as stopped by its migration yet */
     _Atomic uint64_t resume_until_ns;
 
     _Atomic bool images_inactive; /* since the guest came, paused: it has not run here */
@@ -130,6 +131,10 @@ void qemu_settle(struct qemu *q);
 void qemu_resume_later(struct qemu *q);
 /* It does, or is not to any more. */
 void qemu_resume_is_off(struct qemu *q);
+/* The guest, which was paused, is to be left so as soon as QEMU is through with it. */
+void qemu_stand_later(struct qemu *q);
+/* Whether a paused guest's images are to be taken back: QEMU has let go of them. */
+bool qemu_images_are_due(const struct qemu *q);
 
 /* ---- attach.c ---- */
 

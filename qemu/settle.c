@@ -13,6 +13,9 @@
 
 #include <string.h>
 
+/* From this one on `blockdev-set-active` says who has the images. */
+#define VERSION_SETS_ACTIVE CLIENT_VERSION(10, 0)
+
 /* For an answer of a QEMU that may be busy. */
 #define ANSWER_MS 10000
 
@@ -51,16 +54,43 @@ static void put_back(void *opaque, json_t *reply, struct error *err)
     error_free(err); /* no answer: the guardian stays, and does it once more if ferryd ends */
 }
 
+bool qemu_images_are_due(const struct qemu *q)
+{
+    return atomic_load(&q->migration) == QEMU_MIGRATION_COMPLETED &&
+           q->version >= VERSION_SETS_ACTIVE;
+}
+
+/* Somebody may have told it to run meanwhile. */
+static void seen_standing(void *opaque, json_t *reply)
+{
+    if (json_is_false(json_object_get(reply, "running"))) {
+        qemu_set_state(opaque, GUEST_PAUSED);
+    }
+}
+
+static void take_images_back(struct qemu *q)
+{
+    struct client_command command = {.name = "blockdev-set-active",
+                                     .arguments = json_pack("{s:b}", "active", 1)};
+    client_tell(q->client, &command);
+}
+
 /* The settings, and behind their answers the guardian's end. */
 static void put_settings_back(struct qemu *q)
 {
-    struct client_command command = {.name = "query-status"};
+    struct client_command command = {.name = "query-status", .opaque = q};
     bool guarded = guardian_is_on(&q->guardian);
     if (guarded) {
         qemu_entrust(q, qemu_only_settings, NULL);
     }
     qemu_settings_restore(q);
-    if (guarded) {
+    if (atomic_exchange(&q->stand_due, false)) {
+        command.seen = seen_standing;
+        if (qemu_images_are_due(q)) {
+            take_images_back(q);
+        }
+    }
+    if (guarded || command.seen) {
         client_ask(q->client, &command, ANSWER_MS, put_back, q);
     }
 }
@@ -112,8 +142,14 @@ static void ask_to_resume(struct qemu *q)
     }
 }
 
+void qemu_stand_later(struct qemu *q)
+{
+    atomic_store(&q->stand_due, true);
+}
+
 void qemu_resume_is_off(struct qemu *q)
 {
+    atomic_store(&q->stand_due, false);
     atomic_store(&q->resume, QEMU_RESUME_NONE);
     finish_if_settled(q);
 }

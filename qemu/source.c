@@ -18,9 +18,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* From this one on `blockdev-set-active` says who has the images. */
-#define VERSION_SETS_ACTIVE CLIENT_VERSION(10, 0)
-
 /* ---- if ferryd ends ---- */
 
 /* What the guardian has to do before it puts the settings back. */
@@ -206,8 +203,7 @@ static bool run_again(struct qemu *q, const struct wait *w, struct error **errp)
  * running it. */
 static bool stand_again(struct qemu *q, const struct wait *w, struct error **errp)
 {
-    if (atomic_load(&q->migration) == QEMU_MIGRATION_COMPLETED &&
-        q->version >= VERSION_SETS_ACTIVE &&
+    if (qemu_images_are_due(q) &&
         !qemu_do(q, "blockdev-set-active", json_pack("{s:b}", "active", 1), w, errp)) {
         return false;
     }
@@ -218,7 +214,9 @@ static bool stand_again(struct qemu *q, const struct wait *w, struct error **err
  * guardian. */
 static void resume_later(struct qemu *q)
 {
-    if (!q->was_paused) {
+    if (q->was_paused) {
+        qemu_stand_later(q);
+    } else {
         qemu_entrust(q, to_resume, NULL);
         qemu_resume_later(q);
     }

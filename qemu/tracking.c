@@ -86,6 +86,7 @@ bool qemu_log_start(struct guest *g, const struct wait *w, struct error **errp)
     guardian_end(&q->guardian);
     atomic_store(&q->migrating, false);
     atomic_store(&q->resume, QEMU_RESUME_NONE);
+    atomic_store(&q->stand_due, false);
     if (!guardian_post(&q->guardian, client_socket(q->client), errp)) {
         return false;
     }
@@ -196,8 +197,9 @@ static bool drain_by_stop(struct qemu *q, const struct wait *w, struct error **e
  * the guest runs on: of its I/O alone is waited for.
  *
  * Whether there are such disks, and what else may have been plugged, is asked behind the scan and
- * before a page of it is read.  A guest that is stopped has nothing plugged, and is drained: none of
- * this is part of the downtime, nor of the time that log_sync takes, from which that is expected.
+ * before a page of it is read.  A guest that is stopped has nothing plugged, and is drained: none
+ * of this is part of the downtime, nor of the time that log_sync takes, from which that is
+ * expected.
  */
 bool qemu_log_settle(struct guest *g, const struct wait *w, struct error **errp)
 {

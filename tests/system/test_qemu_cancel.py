@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """migrate_cancel in each state: QEMU's guest runs on with its disk, and can be migrated anew."""
 
+import threading
+
 import pytest
-from qemu_scenes import (FILLED, HOLD, SPENT, check_nothing_left, check_stays, descriptors,
-                         disk_options, holds_lock, is_tracked, refused, settings)
+from qemu_scenes import (FILLED, HOLD, SPENT, attach_through, check_nothing_left, check_stays,
+                         descriptors, disk_options, holds_lock, is_tracked, refused, settings)
 from scenes import GUEST, eventually, path
 
 pytestmark = pytest.mark.qemu
@@ -84,6 +86,33 @@ def test_paused(vms, state):
     vms.a.cancel()
     assert vms.a.end()["status"] == "cancelled"
     vms.a.await_run_state("paused")
+    assert source.qmp.cmd("query-status")["running"] is False
+    vms.a.qmp.cmd("cont", guest=GUEST)
+    check_stays(vms.a, source)
+
+
+@path("qemu/cancel/paused-guest-stays-paused/{state}/qemu-is-late")
+@pytest.mark.parametrize("state", ["pre-switchover", "loaded"])
+def test_paused_late(vms, state):
+    """The job has ended before QEMU says a word; what it left to do is done as QEMU goes on."""
+    source, _ = vms.source(FILLED, attached=False), vms.target()
+    before, late, let_go = settings(source), threading.Event(), threading.Event()
+
+    def keep_back(message, _):
+        if late.is_set():
+            let_go.wait()
+        return message
+
+    attach_through(vms.a, vms.relay_qmp(source, reply=keep_back))
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    HOLD[state](vms)
+    late.set()
+    vms.a.cancel()
+    assert vms.a.end()["status"] == "cancelled"
+    assert vms.a.run_state() == "finish-migrate"
+    let_go.set()
+    vms.a.await_run_state("paused")
+    eventually(lambda: settings(source) == before, what="the settings of before")
     assert source.qmp.cmd("query-status")["running"] is False
     vms.a.qmp.cmd("cont", guest=GUEST)
     check_stays(vms.a, source)
