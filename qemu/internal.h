@@ -83,10 +83,10 @@ struct qemu {
     /* The job's thread's. */
     struct guest_announce announce;
     struct wptrack *track;
-    struct vcpus *vcpus; /* NULL: not throttled */
-    bool drains;         /* direct I/O: what is in flight must land before a page is read */
-    bool was_paused;
-    bool loaded; /* an incoming guest's state; it is not to be run unless started */
+    struct vcpus *vcpus;     /* NULL: not throttled */
+    bool drains;             /* direct I/O: what is in flight must land before a page is read */
+    _Atomic bool was_paused; /* also for an operator, when it was about to be stopped */
+    bool loaded;             /* an incoming guest's state; it is not to be run unless started */
     struct vmstate state;
     struct guardian guardian;
 };

@@ -85,10 +85,10 @@ static void on_stop(struct qemu *q, const json_t *data)
     if (atomic_load(&q->draining)) {
         return;
     }
-    atomic_store(&q->stop_wanted, false);
+    bool wanted = atomic_exchange(&q->stop_wanted, false); /* then it is, whoever did it */
     if (guest_get_state(&q->guest) == GUEST_RUNNING) {
         atomic_store(&q->stopped_ns, client_event_ns(q->client));
-        qemu_set_state(q, atomic_load(&q->stopping) ? GUEST_STOPPED : GUEST_PAUSED);
+        qemu_set_state(q, atomic_load(&q->stopping) && !wanted ? GUEST_STOPPED : GUEST_PAUSED);
     }
 }
 

@@ -114,15 +114,23 @@ static uint64_t stop_time(struct qemu *q)
     return q->was_paused || !stopped ? clock_ns() : stopped;
 }
 
+/* An operator was faster.  QEMU, which stops its guest for both, may yet have to tell of it. */
+static bool was_stopped_meanwhile(struct qemu *q)
+{
+    return guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
+}
+
 bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
                struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    *was_paused = q->was_paused;
     qemu_release_vcpus(q); /* held ones would be long in stopping */
     atomic_store(&q->stopped_ns, 0);
     atomic_store(&q->stopping, true);
-    if (!begin_migration(q, w, errp) || !collect(q, is_paused, w, errp)) {
+    bool ok = begin_migration(q, w, errp) && collect(q, is_paused, w, errp);
+    q->was_paused = q->was_paused || was_stopped_meanwhile(q);
+    *was_paused = q->was_paused;
+    if (!ok) {
         return false;
     }
     *stopped_ns = stop_time(q);

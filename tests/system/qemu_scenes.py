@@ -354,19 +354,24 @@ class QmpRelay:
             message = json.loads(line)
             message = self.reply(message, self.commands.get(message.get("id")))
             if message is not None:
-                self._say(message)
+                self.say(message)
 
-    def _say(self, message):
+    def say(self, message):
+        """To ferryd."""
         self.near.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def ask(self, message):
+        """QEMU, from within `request`: before the message that it is about."""
+        self.far.sendall(json.dumps(message).encode() + b"\n")
 
     def answer(self, message, value):
         """In QEMU's place."""
-        self._say({"return": value, "id": message["id"]})
+        self.say({"return": value, "id": message["id"]})
 
     def tell(self, event, data):
         """In QEMU's place, too."""
         now = time.time_ns() // 1000
-        self._say({"event": event, "data": data,
+        self.say({"event": event, "data": data,
                    "timestamp": {"seconds": now // 1000000, "microseconds": now % 1000000}})
 
     def close(self):

@@ -6,9 +6,10 @@ import os
 import pathlib
 import socket
 import subprocess
+import threading
 
 import pytest
-from lab import CommandError
+from lab import DEADLINE, CommandError
 from qemu import attach, fill_ram, ram_differences
 from qemu_scenes import (FILLED, SPENT, attach_through, await_number, await_state, check_arrived,
                          check_console, check_nothing_left, check_stays, descriptors, disk_options,
@@ -216,6 +217,56 @@ def test_stop_while_active(vms):
     assert vms.a.run_state() == "paused"
     vms.a.set(max_bandwidth=0)
     check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/stop/as-ferryd-is-about-to")
+def test_stop_before(vms):
+    """Another of QEMU's clients stops the guest when ferryd has just been told that it runs."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    late = []
+
+    def stop_first(message, command):
+        if command == "query-status" and relay.requests["getfd"] and not late:
+            late.append(message)
+            source.qmp.cmd("stop")
+            return None
+        if message.get("event") == "STOP" and late:
+            relay.say(message)
+            return late[0]
+        return message
+
+    relay = vms.relay_qmp(source, reply=stop_first)
+    attach_through(vms.a, relay)
+    vms.a.migrate(vms.b.listen())
+    check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/stop/as-ferryd-does/{end}")
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_stop_meanwhile(vms, end):
+    """What an operator has asked for before the guest is seen to stand still holds."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    held, reached = [], threading.Event()
+
+    def keep_back(message):
+        if message["execute"] == "migrate":
+            held.append(message)
+            reached.set()
+            return None
+        if message["execute"] == "stop":
+            relay.ask(held[0] if end == "completed" else {**held[0], "arguments": {"uri": "x"}})
+        return message
+
+    relay = vms.relay_qmp(source, request=keep_back)
+    attach_through(vms.a, relay)
+    vms.a.migrate(vms.b.listen())
+    assert reached.wait(DEADLINE)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    if end == "completed":
+        check_same(vms.a, vms.b, source, target)
+    else:
+        vms.a.fail(GUEST)
+        assert (vms.a.run_state(), source.state()) == ("paused", "paused")
 
 
 @path("qemu/paused/moves-on")
