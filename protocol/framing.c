@@ -83,18 +83,19 @@ static enum framing_result step_string(struct framing *f, unsigned char c)
 static enum framing_result finish(struct framing *f, unsigned char c, enum framing_result result)
 {
     bool in_step = result == FRAMING_COMPLETE || c == '\n';
-    *f = (struct framing){.state = in_step ? FRAMING_BETWEEN : FRAMING_RESYNC};
+    *f = (struct framing){.state = in_step ? FRAMING_BETWEEN : FRAMING_RESYNC, .limit = f->limit};
     return result;
 }
 
 static enum framing_result scan_request(struct framing *f, const char *bytes, size_t len,
                                         size_t *used)
 {
+    size_t limit = f->limit ? f->limit : FRAMING_MAX_REQUEST;
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)bytes[i];
         enum framing_result result =
             f->state == FRAMING_STRUCTURE ? step_structure(f, c) : step_string(f, c);
-        if (f->length + i + 1 > FRAMING_MAX_REQUEST) {
+        if (f->length + i + 1 > limit) {
             result = FRAMING_TOO_LARGE;
         }
         if (result != FRAMING_PARTIAL) {

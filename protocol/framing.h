@@ -22,7 +22,7 @@
 #define FRAMING_MAX_DEPTH 64
 
 enum framing_state {
-    FRAMING_BETWEEN, /* between requests; also the initial, all-zero state */
+    FRAMING_BETWEEN, /* between requests; also the initial state, all else zero but the limit */
     FRAMING_RESYNC,  /* after an error, up to the next newline */
     FRAMING_STRUCTURE,
     FRAMING_STRING,
@@ -43,6 +43,7 @@ struct framing {
     unsigned depth;
     uint64_t arrays; /* bit n is set when level n + 1 is an array */
     size_t length;   /* bytes of the unfinished request that earlier scans have used */
+    size_t limit;    /* the user's: bytes of the longest request; 0: FRAMING_MAX_REQUEST */
 };
 
 /*

@@ -23,6 +23,13 @@
 #define READ_SIZE 65536u
 #define READS_MAX 16
 
+/* QEMU's longest answers, of some hundred disks or devices, are a few MiB.  More is read, parsed
+ * and kept by the main thread for nobody's sake. */
+#define ANSWER_MAX ((size_t)8 << 20)
+
+/* An unfinished message's room that is kept for the next one. */
+#define ROOM_KEPT ((size_t)1 << 20)
+
 /*
  * A message that is shorter goes to a unix socket whole or not at all: the kernel takes at least
  * this much in one piece (half of the smallest send buffer).
@@ -568,6 +575,11 @@ static bool on_message(struct client *c, struct error **errp)
     json_error_t why;
     json_t *message = parse(c->text, c->length, &why);
     c->length = 0;
+    if (c->room > ROOM_KEPT) {
+        free(c->text);
+        c->text = NULL;
+        c->room = 0;
+    }
     if (!json_is_object(message)) {
         error_set(errp, "guest-protocol", "The VMM of %s does not speak QMP: %s", c->who,
                   message ? "this is no object" : why.text);
@@ -592,6 +604,16 @@ static void keep(struct client *c, const char *bytes, size_t length)
     c->length += length;
 }
 
+static void set_unreadable(const struct client *c, enum framing_result result, struct error **errp)
+{
+    if (result == FRAMING_TOO_LARGE) {
+        error_set(errp, "guest-protocol", "The VMM of %s says more at once than %zu bytes", c->who,
+                  ANSWER_MAX);
+    } else {
+        error_set(errp, "guest-protocol", "The VMM of %s does not speak QMP", c->who);
+    }
+}
+
 static bool take_bytes(struct client *c, const char *bytes, size_t length, struct error **errp)
 {
     while (length) {
@@ -600,7 +622,7 @@ static bool take_bytes(struct client *c, const char *bytes, size_t length, struc
         if (result == FRAMING_PARTIAL || result == FRAMING_COMPLETE) {
             keep(c, bytes, used);
         } else if (result != FRAMING_SKIPPED) {
-            error_set(errp, "guest-protocol", "The VMM of %s does not speak QMP", c->who);
+            set_unreadable(c, result, errp);
             return false;
         }
         if (result == FRAMING_COMPLETE && !on_message(c, errp)) {
@@ -649,6 +671,7 @@ struct client *client_new(int sock, const char *who, client_event *event, void *
     snprintf(c->who, sizeof(c->who), "%s", who);
     c->event = event;
     c->opaque = opaque;
+    c->framing.limit = ANSWER_MAX;
     pthread_mutex_init(&c->lock, NULL);
     TAILQ_INIT(&c->calls);
     return c;

@@ -42,12 +42,18 @@ static void feed(struct framing *framing, const char *bytes, size_t len, struct 
     }
 }
 
-static struct outcome feed_all(const char *text)
+static struct outcome feed_limited(const char *text, size_t limit)
 {
-    struct framing framing = {0};
+    struct framing framing = {.limit = limit};
     struct outcome outcome = {0};
     feed(&framing, text, strlen(text), &outcome);
+    ck_assert_uint_eq(framing.limit, limit);
     return outcome;
+}
+
+static struct outcome feed_all(const char *text)
+{
+    return feed_limited(text, 0);
 }
 
 static void expect(const char *text, const char *events)
@@ -172,7 +178,7 @@ START_TEST(depth)
 END_TEST
 
 /* A request of just `size` bytes, then a newline and an empty one. */
-static void expect_size(size_t size, const char *events)
+static void expect_size(size_t size, size_t limit, const char *events)
 {
     char *text = malloc(size + sizeof("\n{}"));
     ck_assert_ptr_nonnull(text);
@@ -180,16 +186,21 @@ static void expect_size(size_t size, const char *events)
     memcpy(text, "{\"", 2);
     memcpy(text + size - 2, "\"}", 2);
     memcpy(text + size, "\n{}", sizeof("\n{}"));
-    struct outcome outcome = feed_all(text);
+    struct outcome outcome = feed_limited(text, limit);
     free(text);
     ck_assert_str_eq(outcome.events, events);
 }
 
 START_TEST(size)
 {
-    expect_size(FRAMING_MAX_REQUEST, "cc");
-    expect_size(FRAMING_MAX_REQUEST + 1, "lc");
-    expect_size(4 * FRAMING_MAX_REQUEST, "lc");
+    static const size_t limits[] = {16, FRAMING_MAX_REQUEST, 4 * FRAMING_MAX_REQUEST};
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        expect_size(limits[i], limits[i], "cc");
+        expect_size(limits[i] + 1, limits[i], "lc");
+        expect_size(4 * limits[i], limits[i], "lc");
+    }
+    expect_size(FRAMING_MAX_REQUEST, 0, "cc");
+    expect_size(FRAMING_MAX_REQUEST + 1, 0, "lc");
 }
 END_TEST
 
