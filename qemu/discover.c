@@ -27,7 +27,7 @@
 /* From this version on QEMU sends the RAM of backends that are not a named file itself. */
 #define VERSION_NAMED_FILES CLIENT_VERSION(8, 1)
 
-/* Backends that are looked at, of RAM or not: each is searched for in all that is printed. */
+/* Backends that are looked at, of RAM or not. */
 #define BACKENDS_MAX 1024u
 
 /* A memory backend. */
@@ -305,8 +305,7 @@ static bool add_block(struct qemu *q, const struct backend *b, const struct mtre
     return true;
 }
 
-/* A backend that no part of memory shows is none of the guest's RAM. */
-static bool add_memdev(struct qemu *q, const json_t *memdev, const char *mtree,
+static bool add_memdev(struct qemu *q, const json_t *memdev, const struct mtree_place *place,
                        const struct wait *w, struct error **errp)
 {
     struct backend b = {
@@ -314,12 +313,8 @@ static bool add_memdev(struct qemu *q, const json_t *memdev, const char *mtree,
         .size = (uint64_t)json_integer_value(json_object_get(memdev, "size")),
         .shared = json_is_true(json_object_get(memdev, "share")),
     };
-    struct mtree_place place;
-    if (!b.id || !mtree_find(mtree, b.id, &place)) {
-        return true;
-    }
     b.type = backend_type(q, b.id, w, errp);
-    bool ok = b.type && add_block(q, &b, &place, w, errp);
+    bool ok = b.type && add_block(q, &b, place, w, errp);
     free(b.type);
     return ok;
 }
@@ -336,18 +331,36 @@ static json_t *ask_for_ram(struct qemu *q, const struct wait *w, struct error **
     return json_pack("{s:o, s:o}", "backends", backends, "devices", devices);
 }
 
+/* Where the backends are in memory; one without a name is nowhere. */
+static void find_backends(const json_t *backends, const char *mtree,
+                          struct mtree_region regions[BACKENDS_MAX])
+{
+    size_t i;
+    json_t *memdev;
+    json_array_foreach(backends, i, memdev)
+    {
+        const char *id = json_string_value(json_object_get(memdev, "id"));
+        regions[i].name = id ? id : "";
+    }
+    mtree_find(mtree, regions, (unsigned)json_array_size(backends));
+}
+
+/* A backend that no part of memory shows is none of the guest's RAM.  Of all others the monitor is
+ * asked: once it is lost this ends, for which the main thread may be waiting. */
 static bool add_blocks(struct qemu *q, const char *mtree, const struct wait *w, struct error **errp)
 {
-    if (json_array_size(json_object_get(q->memory, "backends")) > BACKENDS_MAX) {
+    struct mtree_region regions[BACKENDS_MAX];
+    const json_t *backends = json_object_get(q->memory, "backends");
+    size_t count = json_array_size(backends);
+    if (count > BACKENDS_MAX) {
         error_set(errp, "guest-invalid", "Guest '%s' has more than %u memory backends",
                   q->guest.name, BACKENDS_MAX);
         return false;
     }
-    size_t i;
-    json_t *memdev;
-    json_array_foreach(json_object_get(q->memory, "backends"), i, memdev)
-    {
-        if (!add_memdev(q, memdev, mtree, w, errp)) {
+    find_backends(backends, mtree, regions);
+    for (size_t i = 0; i < count; i++) {
+        if (regions[i].found &&
+            !add_memdev(q, json_array_get(backends, i), &regions[i].place, w, errp)) {
             return false;
         }
     }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "qemu/mtree.h"
 
+#include "common/cleanup.h"
+
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define HEADING "FlatView #"
@@ -30,14 +33,11 @@ static bool begins_with(const char *line, const char *prefix)
 }
 
 /* Regions of backends are called by their ID, or by their path. */
-static bool is_named(const char *name, size_t length, const char *backend)
+static const char *name_of(const char *region)
 {
     static const char folder[] = "/objects/";
-    if (length > sizeof(folder) - 1 && memcmp(name, folder, sizeof(folder) - 1) == 0) {
-        name += sizeof(folder) - 1;
-        length -= sizeof(folder) - 1;
-    }
-    return strlen(backend) == length && memcmp(name, backend, length) == 0;
+    return region +
+           (begins_with(region, folder) && region[sizeof(folder) - 1] ? sizeof(folder) - 1 : 0);
 }
 
 /* Also what the guest may only read, and memory that keeps what it holds: "ram", "nv-ram", "rom".
@@ -47,8 +47,8 @@ static bool is_memory(const char *type)
     return strcmp(type, "i/o") != 0;
 }
 
-/* One line: whether it is a part of the backend's region. */
-static bool read_line(const char *line, const char *backend, struct mtree_place *place)
+/* What a line tells a part of: the region's name, which is cut out of it.  NULL: of no memory. */
+static const char *read_line(char *line, struct mtree_place *place)
 {
     int at = 0;
     char type[16];
@@ -56,26 +56,72 @@ static bool read_line(const char *line, const char *backend, struct mtree_place 
     if (sscanf(line, " %16" SCNx64 "-%*16[0-9a-f] (prio %*d, %15[^)]): %n", &place->gpa, type,
                &at) < 2 ||
         !at || !is_memory(type)) {
-        return false;
+        return NULL;
     }
-    const char *name = line + at;
-    size_t length = strcspn(name, " \r");
-    sscanf(name + length, " @%16" SCNx64, &place->offset);
-    return is_named(name, length, backend);
+    char *name = line + at;
+    char *end = name + strcspn(name, " \r");
+    sscanf(end, " @%16" SCNx64, &place->offset);
+    *end = '\0';
+    return *name ? name_of(name) : NULL;
 }
 
-bool mtree_find(const char *text, const char *backend, struct mtree_place *place)
+/* ---- the regions that are looked for ---- */
+
+static int compare(const void *a, const void *b)
 {
+    const struct mtree_region *const *first = a, *const *second = b;
+    return strcmp((*first)->name, (*second)->name);
+}
+
+static struct mtree_region **sorted(struct mtree_region *regions, unsigned count)
+{
+    struct mtree_region **list = calloc(count + 1, sizeof(struct mtree_region *));
+    if (!list) {
+        abort();
+    }
+    for (unsigned i = 0; i < count; i++) {
+        regions[i].found = false;
+        list[i] = &regions[i];
+    }
+    qsort(list, count, sizeof(struct mtree_region *), compare);
+    return list;
+}
+
+/* The first one that is called so, or the end. */
+static struct mtree_region **look_up(struct mtree_region **list, unsigned count, const char *name)
+{
+    while (count) {
+        unsigned half = count / 2;
+        bool before = strcmp(list[half]->name, name) < 0;
+        list += before ? half + 1 : 0;
+        count = before ? count - half - 1 : half;
+    }
+    return list;
+}
+
+/* Views are in ascending order: the first part counts. */
+static void note(struct mtree_region **at, const char *name, const struct mtree_place *place)
+{
+    for (; *at && !(*at)->found && strcmp((*at)->name, name) == 0; at++) {
+        (*at)->found = true;
+        (*at)->place = *place;
+    }
+}
+
+void mtree_find(const char *text, struct mtree_region *regions, unsigned count)
+{
+    CLEANUP_FREE struct mtree_region **list = sorted(regions, count);
     char line[LINE_ROOM];
     bool in_system = false;
     while ((text = take_line(text, line))) {
+        struct mtree_place place;
+        const char *name;
         if (begins_with(line, HEADING)) {
             in_system = false;
         } else if (begins_with(line, SPACE)) {
             in_system = true;
-        } else if (in_system && read_line(line, backend, place)) {
-            return true; /* views are in ascending order */
+        } else if (in_system && (name = read_line(line, &place))) {
+            note(look_up(list, count, name), name, &place);
         }
     }
-    return false;
 }

@@ -19,7 +19,16 @@ struct mtree_place {
     uint64_t offset; /* of that part in the region, bytes */
 };
 
-/* Looks the region of a memory backend up in the address space "memory".  False: not there. */
-bool mtree_find(const char *text, const char *backend, struct mtree_place *place);
+/* The region of a memory backend. */
+struct mtree_region {
+    const char *name; /* of the backend */
+    bool found;
+    struct mtree_place place; /* if so */
+};
+
+/* Looks regions up in the address space "memory"; one without a name is not there.  The text is
+ * gone through once for all of them.
+ */
+void mtree_find(const char *text, struct mtree_region *regions, unsigned count);
 
 #endif

@@ -186,7 +186,21 @@ def many_backends(message):
     message["return"] *= 1000
 
 
+def wide_map(message, command):
+    """RAM of many backends, most of them nowhere, and a map that is long to go through."""
+    if command == "query-memdev":
+        mem0 = {**message["return"][0], "share": False}
+        message["return"] = [{**mem0, "id": f"x{i}"} for i in range(1000)] + [mem0]
+    elif "FlatView" in str(message.get("return")):
+        heading = " Root memory region: system\r\n"
+        line = "  00000000fec00000-00000000fec00fff (prio 0, ram): y\r\n"
+        assert heading in message["return"]
+        message["return"] = message["return"].replace(heading, heading + 100000 * line)
+    return message
+
+
 LIES = {
+    "map-wide": wide_map,
     "thread-of-init": put_thread(1),
     "thread-0": put_thread(0),
     "thread-negative": put_thread(-1),

@@ -58,16 +58,18 @@ static const char q35[] =
 
 static void expect_place(const char *text, const char *backend, uint64_t gpa, uint64_t offset)
 {
-    struct mtree_place place;
-    ck_assert(mtree_find(text, backend, &place));
-    ck_assert_uint_eq(place.gpa, gpa);
-    ck_assert_uint_eq(place.offset, offset);
+    struct mtree_region region = {.name = backend};
+    mtree_find(text, &region, 1);
+    ck_assert(region.found);
+    ck_assert_uint_eq(region.place.gpa, gpa);
+    ck_assert_uint_eq(region.place.offset, offset);
 }
 
 static void expect_none(const char *text, const char *backend)
 {
-    struct mtree_place place;
-    ck_assert(!mtree_find(text, backend, &place));
+    struct mtree_region region = {.name = backend};
+    mtree_find(text, &region, 1);
+    ck_assert(!region.found);
 }
 
 START_TEST(a_pc)
@@ -87,6 +89,24 @@ START_TEST(several_backends)
     expect_none(q35, "mem");
     expect_none(q35, "vga-lowmem");
     expect_none(q35, "intel_iommu");
+}
+END_TEST
+
+/* In whatever order they are asked for, and as often. */
+START_TEST(all_at_once)
+{
+    struct mtree_region regions[] = {{.name = "nv0"},   {.name = "mem1"}, {.name = "mem0"},
+                                     {.name = "mem"},   {.name = ""},     {.name = "mem1"},
+                                     {.name = "mem01"}, {.name = "zoo"},  {.name = "mem1"}};
+    static const uint64_t places[] = {0x240000000, 0x180000000, 0, 1,          1,
+                                      0x180000000, 0x100000000, 1, 0x180000000}; /* 1: nowhere */
+    const unsigned count = sizeof(regions) / sizeof(regions[0]);
+    mtree_find(q35, regions, count);
+    for (unsigned i = 0; i < count; i++) {
+        ck_assert_int_eq(regions[i].found, places[i] != 1);
+        ck_assert_uint_eq(regions[i].found ? regions[i].place.gpa : 1, places[i]);
+    }
+    mtree_find(q35, regions, 0);
 }
 END_TEST
 
@@ -161,16 +181,22 @@ START_TEST(strange_lines)
         } else {
             expect_none(text, "mem0");
         }
+        expect_none(text, "");
     }
 }
 END_TEST
 
-/* As much text as a monitor can send, of what takes the most steps: each byte is looked at once. */
+/* As much text as a monitor can send, of what takes the most steps, and as many backends: each byte
+ * is looked at once. */
 START_TEST(huge)
 {
     static const char *const pieces[] = {"FlatView #", "\n", "FlatView #0\n AS \"memory\",\n",
                                          "  0000000000000000-00000000000bffff (prio 0, ram): mem0"};
-    const size_t size = 1 << 20;
+    static struct mtree_region regions[1024];
+    const size_t size = 8 << 20;
+    for (unsigned i = 0; i < 1024; i++) {
+        regions[i].name = "mem1";
+    }
     for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
         size_t length = strlen(pieces[i]);
         char *text = malloc(size + 64);
@@ -178,9 +204,8 @@ START_TEST(huge)
             memcpy(text + at, pieces[i], length);
             text[at + length] = '\0';
         }
-        for (int backends = 0; backends < 64; backends++) {
-            expect_none(text, "mem0");
-        }
+        mtree_find(text, regions, 1024);
+        ck_assert(!regions[0].found);
         free(text);
     }
 }
@@ -191,6 +216,7 @@ int main(void)
     Suite *suite = suite_create("qemu/mtree");
     unit_add(suite, "qemu/mtree/a-pc", a_pc);
     unit_add(suite, "qemu/mtree/several-backends", several_backends);
+    unit_add(suite, "qemu/mtree/all-at-once", all_at_once);
     unit_add(suite, "qemu/mtree/overlaid", overlaid);
     unit_add(suite, "qemu/mtree/canonical-path", canonical_path);
     unit_add(suite, "qemu/mtree/other-views", other_views);
