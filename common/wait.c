@@ -49,6 +49,13 @@ int wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const str
     return n > 0;
 }
 
+int wait_any_until(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
+                   struct error **errp)
+{
+    int n = wait_any(fds, count, deadline_ns, w, errp);
+    return n > 0 && deadline_ns && clock_ns() >= deadline_ns ? 0 : n;
+}
+
 bool wait_fd(int fd, short events, const struct wait *w, struct error **errp)
 {
     struct pollfd one = {.fd = fd, .events = events};

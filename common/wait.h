@@ -35,6 +35,10 @@ bool wait_fd(int fd, short events, const struct wait *w, struct error **errp);
 int wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
              struct error **errp);
 
+/* The same, whose deadline holds for what always has something to show, too. */
+int wait_any_until(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
+                   struct error **errp);
+
 /* Sleeps for `ns`; false only with the error "cancelled". */
 bool wait_ns(uint64_t ns, const struct wait *w, struct error **errp);
 

@@ -89,15 +89,13 @@ static uint64_t deadline_of(const struct wait *w)
     return w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
 }
 
-/* `w` says what was asked.  The deadline holds for one that is woken again and again, too. */
-static bool wait_ready(const struct client *c, int fd, short events, uint64_t deadline,
+/* Until client_wake, or one of `events` of the socket where there are some.  `w` says what was
+ * asked. */
+static bool wait_ready(const struct client *c, short events, uint64_t deadline,
                        const struct wait *w, struct error **errp)
 {
-    struct pollfd one = {.fd = fd, .events = events};
-    int n = wait_any(&one, 1, deadline, w, errp);
-    if (n > 0 && deadline && clock_ns() >= deadline) {
-        n = 0;
-    }
+    struct pollfd fds[] = {{.fd = c->wake_fd, .events = POLLIN}, {.fd = c->sock, .events = events}};
+    int n = wait_any_until(fds, events ? 2 : 1, deadline, w, errp);
     if (n == 0) {
         error_set(errp, "guest-timeout", "The VMM of %s, asked for %s, did not answer within %d ms",
                   c->who, w->what, w->timeout_ms);
@@ -191,9 +189,10 @@ static bool send_call(struct client *c, const char *text, int fd, const struct w
             error_set(errp, "guest-timeout", "The VMM of %s takes no QMP commands", c->who);
             return false;
         }
-        if (!wait_ready(c, c->sock, POLLOUT, deadline, w, errp)) {
+        if (!wait_ready(c, POLLOUT, deadline, w, errp)) {
             return false;
         }
+        client_woken(c); /* by a loss, or for what is looked at anew behind this */
     }
 }
 
@@ -236,7 +235,7 @@ static bool await(struct client *c, bool (*ready)(const struct client *c, const 
         if (over) {
             return true;
         }
-        if (!wait_ready(c, c->wake_fd, POLLIN, deadline, w, errp)) {
+        if (!wait_ready(c, 0, deadline, w, errp)) {
             return false;
         }
     }

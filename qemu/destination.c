@@ -76,7 +76,7 @@ static bool feed(struct qemu *q, struct source *s, const struct wait *w, struct 
         }
         short events = (short)(POLLIN | (s->sent < s->length ? POLLOUT : 0));
         struct pollfd fd = {.fd = q->state.fd, .events = events};
-        int n = qemu_wait_any(&fd, 1, deadline, w, errp);
+        int n = wait_any_until(&fd, 1, deadline, w, errp);
         if (n == 0) {
             error_set(errp, "guest-timeout",
                       "The VMM of guest '%s' did not load the device state within %d ms",

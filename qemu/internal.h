@@ -232,9 +232,6 @@ bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const cha
                 const struct wait *w, struct error **errp);
 /* Waits for the migration's end, or for the loss of the VMM. */
 bool qemu_await_end(struct qemu *q, const struct wait *w, struct error **errp);
-/* wait_any whose deadline holds for a VMM that always has something to say, too. */
-int qemu_wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
-                  struct error **errp);
 /* Why it failed, in the VMM's words; `what` says of what, "did not ...". */
 void qemu_set_failed(struct qemu *q, const char *what, struct error **errp);
 

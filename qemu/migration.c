@@ -36,13 +36,6 @@ bool qemu_migration_is_over(const struct qemu *q)
     return migration == QEMU_MIGRATION_COMPLETED || migration == QEMU_MIGRATION_FAILED;
 }
 
-int qemu_wait_any(struct pollfd *fds, unsigned count, uint64_t deadline_ns, const struct wait *w,
-                  struct error **errp)
-{
-    int n = wait_any(fds, count, deadline_ns, w, errp);
-    return n > 0 && clock_ns() >= deadline_ns ? 0 : n;
-}
-
 bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const char *what,
                 const struct wait *w, struct error **errp)
 {
@@ -53,7 +46,7 @@ bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const cha
             return true;
         }
         struct pollfd fd = {.fd = client_wake_fd(q->client), .events = POLLIN};
-        int n = qemu_wait_any(&fd, 1, deadline, w, errp);
+        int n = wait_any_until(&fd, 1, deadline, w, errp);
         if (n == 0) {
             error_set(errp, "guest-timeout", "The VMM of guest '%s' did not %s within %d ms",
                       q->guest.name, what, w->timeout_ms);

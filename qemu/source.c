@@ -49,7 +49,7 @@ static bool collect(struct qemu *q, bool (*reached)(const struct qemu *q), const
         }
         struct pollfd fds[] = {{.fd = q->state.fd, .events = POLLIN},
                                {.fd = client_wake_fd(q->client), .events = POLLIN}};
-        int n = qemu_wait_any(fds, 2, deadline, w, errp);
+        int n = wait_any_until(fds, 2, deadline, w, errp);
         if (n == 0) {
             error_set(errp, "guest-timeout",
                       "The VMM of guest '%s' did not save the device state within %d ms",

@@ -287,6 +287,20 @@ START_TEST(does_not_read)
 }
 END_TEST
 
+/* Whoever waits for room hears of a loss at once, though the socket is open yet. */
+START_TEST(does_not_read_and_is_lost)
+{
+    struct monitor m;
+    struct asking a;
+    monitor_open(&m);
+    fill(&m);
+    asking_begin(&a, &m, "stop", &patient);
+    client_lost(m.c);
+    asking_expect_error(&a, "guest-lost", NULL);
+    monitor_close(&m);
+}
+END_TEST
+
 /* Half a message can't be taken back, and what follows would be part of it. */
 START_TEST(half_a_message)
 {
@@ -376,6 +390,7 @@ int main(void)
     unit_add(suite, "qemu/client/call/seen/first", seen_first);
     unit_add(suite, "qemu/client/call/seen/not", not_seen);
     unit_add(suite, "qemu/client/call/does-not-read", does_not_read);
+    unit_add(suite, "qemu/client/call/does-not-read-and-is-lost", does_not_read_and_is_lost);
     unit_add(suite, "qemu/client/call/half-a-message", half_a_message);
     unit_add(suite, "qemu/client/call/closed-at-the-far-end", closed_at_the_far_end);
     unit_add(suite, "qemu/client/call/with-a-descriptor", with_a_descriptor);

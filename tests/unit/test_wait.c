@@ -47,6 +47,19 @@ START_TEST(deadline)
 }
 END_TEST
 
+/* Something always shows. */
+START_TEST(deadline_holds)
+{
+    CLEANUP_CLOSE int fd = eventfd(1, EFD_CLOEXEC);
+    const struct wait w = {.cancel_fd = -1, .what = "nobody"};
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    ck_assert_int_eq(wait_any(&one, 1, 1, &w, NULL), 1);
+    ck_assert_int_eq(wait_any_until(&one, 1, 1, &w, NULL), 0);
+    ck_assert_int_eq(wait_any_until(&one, 1, 0, &w, NULL), 1);
+    ck_assert_int_eq(wait_any_until(&one, 1, clock_ns() + LONG_MS * NS_PER_MS, &w, NULL), 1);
+}
+END_TEST
+
 static void count_signal(int sig)
 {
     (void)sig;
@@ -143,6 +156,7 @@ int main(void)
     Suite *suite = suite_create("common/wait");
     unit_add(suite, "common/wait/ready-at-once", ready_at_once);
     unit_add(suite, "common/wait/deadline", deadline);
+    unit_add(suite, "common/wait/deadline-holds", deadline_holds);
     unit_add(suite, "common/wait/signals-do-not-end-it", signals_do_not_end_it);
     unit_add(suite, "common/wait/cancel-wakes", cancel_wakes);
     unit_add(suite, "common/wait/cancel-stays", cancel_stays);
