@@ -280,14 +280,24 @@ static bool attach(struct qemu *q, struct error **errp)
     return true;
 }
 
+static void put_back(struct qemu *q)
+{
+    struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
+    if (qemu_settings_undo(q) && qemu_do(q, "query-status", NULL, &w, NULL)) {
+        qemu_settings_drop(q); /* that was answered behind them */
+    }
+}
+
 static void *work(void *arg)
 {
     struct qemu *q = arg;
     struct client_command command = {.name = "query-status"};
     bool ok = attach(q, &q->error);
-    if (!ok && qemu_settings_restore(q)) {
-        struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
-        qemu_do(q, "query-status", NULL, &w, NULL); /* answered behind them */
+    if (!ok) {
+        put_back(q);
+    }
+    if (!ok && client_is_lost(q->client)) {
+        return NULL; /* given up: what is not put back is the guardian's, on this connection */
     }
     atomic_store(&q->worker_done, true);
     if (ok) {

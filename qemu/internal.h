@@ -176,8 +176,10 @@ bool qemu_settings_set(struct qemu *q, bool outgoing, const struct wait *w, stru
 /* The commands that put back what is remembered; the caller's. */
 json_t *qemu_settings_undone_by(struct qemu *q);
 
-/* Puts the settings back, if they were changed, which it tells; without waiting.  Any thread. */
-bool qemu_settings_restore(struct qemu *q);
+/* Puts the settings back, if they were changed; without waiting.  Any thread. */
+void qemu_settings_restore(struct qemu *q);
+/* The same, and remembers them until it is known to be done; whether they were changed. */
+bool qemu_settings_undo(struct qemu *q);
 /* Forgets them. */
 void qemu_settings_drop(struct qemu *q);
 

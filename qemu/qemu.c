@@ -197,14 +197,19 @@ static struct error *end_worker(struct qemu *q)
     return err;
 }
 
+/* The connection is about to end, and with it go commands that QEMU has not taken yet. */
+static void entrust_settings(struct qemu *q)
+{
+    if (guardian_post(&q->guardian, client_socket(q->client), NULL)) {
+        qemu_entrust(q, qemu_only_settings, NULL);
+    }
+}
+
 static bool attached(struct qemu *q, struct error **errp)
 {
     q->attached = true;
     if (!q->events.attached(q->events.opaque, &q->guest, errp)) {
-        /* The connection is about to end, and with it go commands that QEMU has not taken yet. */
-        if (guardian_post(&q->guardian, client_socket(q->client), NULL)) {
-            qemu_entrust(q, qemu_only_settings, NULL);
-        }
+        entrust_settings(q);
         return false;
     }
     if (q->events.welcomed) {
@@ -236,12 +241,15 @@ static void lost(struct guest *g)
 {
     struct qemu *q = qemu_of(g);
     client_lost(q->client);
-    if (!guardian_is_on(&q->guardian)) {
-        client_hang_up(q->client); /* QEMU serves the next client only then */
-    }
     if (q->has_worker) {
         pthread_join(q->worker, NULL); /* it waits for the monitor alone, and that is over */
         q->has_worker = false;
+        if (q->settings) { /* what it has not come to use is not undone yet */
+            entrust_settings(q);
+        }
+    }
+    if (!guardian_is_on(&q->guardian)) {
+        client_hang_up(q->client); /* QEMU serves the next client only then */
     }
     if (!atomic_load(&q->busy)) {
         qemu_unlock_ram(q); /* else when the job has ended */

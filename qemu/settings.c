@@ -178,12 +178,8 @@ void qemu_settings_drop(struct qemu *q)
     settings_free(swap_settings(q, NULL));
 }
 
-bool qemu_settings_restore(struct qemu *q)
+static void tell(struct qemu *q, const struct settings *s)
 {
-    struct settings *s = swap_settings(q, NULL);
-    if (!s) {
-        return false;
-    }
     struct client_command parameters = {.name = "migrate-set-parameters",
                                         .arguments = json_incref(s->parameters)};
     struct client_command capabilities = {.name = "migrate-set-capabilities",
@@ -191,6 +187,22 @@ bool qemu_settings_restore(struct qemu *q)
                                               capabilities_arguments(json_incref(s->capabilities))};
     client_tell(q->client, &parameters);
     client_tell(q->client, &capabilities);
+}
+
+bool qemu_settings_undo(struct qemu *q)
+{
+    LOCK_SCOPE(&q->lock);
+    if (q->settings) {
+        tell(q, q->settings);
+    }
+    return q->settings;
+}
+
+void qemu_settings_restore(struct qemu *q)
+{
+    struct settings *s = swap_settings(q, NULL);
+    if (s) {
+        tell(q, s);
+    }
     settings_free(s);
-    return true;
 }

@@ -155,6 +155,27 @@ def test_attached_as_it_is_left(vms):
     assert session.answer()["return"] == {}
 
 
+@path("qemu/attach/given-up")
+def test_given_up(vms):
+    """ferryd ends in the midst of it: what was set for a guest to come is put back."""
+    target = vms.target(attached=False)
+    before, reached = settings(target), threading.Event()
+
+    def swallow(message, command):
+        if command != "migrate-set-parameters" or reached.is_set():
+            return message
+        reached.set()
+        return None
+
+    relay = vms.relay_qmp(target, reply=swallow)
+    vms.a.session().send({"execute": "guest-attach", "arguments": {
+        "name": GUEST, "driver": "qemu", "qmp": str(relay.path)}})
+    assert reached.wait(DEADLINE)
+    assert settings(target) != before
+    assert vms.a.daemon.terminate() == 0
+    eventually(lambda: settings(target) == before, what="the settings of before")
+
+
 @path("qemu/attach/through-a-relay")
 def test_relay(vms):
     """The socket is another process's: QEMU's is found by its vCPU."""
