@@ -169,7 +169,8 @@ START_TEST(signals)
 }
 END_TEST
 
-static int64_t is_stopped(pid_t pid)
+/* As proc_pid_stat(5) has it. */
+static int64_t state_of(pid_t pid)
 {
     char path[40], state = 0;
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -180,7 +181,7 @@ static int64_t is_stopped(pid_t pid)
     if (stat) {
         fclose(stat);
     }
-    return state == 'T';
+    return state;
 }
 
 START_TEST(stopped_stays_stopped)
@@ -188,12 +189,12 @@ START_TEST(stopped_stays_stopped)
     struct victim v;
     victim_start(&v, victim_kind("read"));
     kill(v.pid, SIGSTOP);
-    await_number(is_stopped, v.pid, 1);
+    await_number(state_of, v.pid, 'T');
     uint64_t before = victim_progress(&v);
     ck_assert_int_eq(write(v.pipe[1], "x", 1), 1);
     for (int i = 0; i < BORROWS; i++) {
         borrow_once(v.pid);
-        await_number(is_stopped, v.pid, 1);
+        await_number(state_of, v.pid, 'T');
     }
     ck_assert_uint_eq(victim_progress(&v), before);
     kill(v.pid, SIGCONT);
@@ -434,20 +435,6 @@ static void run_unlucky(struct victim *v)
 
 static const struct victim_kind unlucky = {.name = "unlucky", .run = run_unlucky};
 
-static int64_t is_asleep(pid_t pid)
-{
-    char path[40], state = 0;
-    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-    FILE *stat = fopen(path, "re");
-    if (!stat || fscanf(stat, "%*d %*s %c", &state) != 1) {
-        state = 0;
-    }
-    if (stat) {
-        fclose(stat);
-    }
-    return state == 'D';
-}
-
 /* In uninterruptible sleep no thread stops; it is left as it was. */
 START_TEST(does_not_stop)
 {
@@ -459,7 +446,7 @@ START_TEST(does_not_stop)
         return;
     }
     victim_start(&v, &unlucky);
-    await_number(is_asleep, v.pid, 1);
+    await_number(state_of, v.pid, 'D');
     ck_assert_int_eq(borrow_userfaultfd(v.pid, &brief, &stopped, &err), -1);
     expect_error(err, "guest-timeout", NULL);
     ck_assert_int_eq(tracer_of(v.pid), 0);
