@@ -45,9 +45,3 @@ uint64_t extent_skip_hole(const struct ram_block *b, uint64_t from, uint64_t end
     uint64_t data = holes_skip(b->fd, byte_of(b, from), byte_of(b, end));
     return page_of(b, data);
 }
-
-bool extent_is_hole(const struct ram_block *b, struct extent_cursor *c, uint64_t from, uint64_t end)
-{
-    uint64_t first, last;
-    return !extent_next(b, c, from, end, &first, &last);
-}

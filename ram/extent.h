@@ -36,7 +36,4 @@ void extent_forget_holes(struct extent_cursor *cursor);
 /* Just SEEK_DATA, which is cheap: the first page of [from, end] that exists, or end. */
 uint64_t extent_skip_hole(const struct ram_block *b, uint64_t from, uint64_t end);
 
-bool extent_is_hole(const struct ram_block *b, struct extent_cursor *cursor, uint64_t from,
-                    uint64_t end);
-
 #endif
