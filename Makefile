@@ -72,8 +72,8 @@ LIBFERRY_SOURCES := $(wildcard guest/libferry*.c) guest/kvmlog.c guest/wire.c gu
 	common/fdpass.c
 # What acts on a foreign process from outside; elsewhere each of its entry points says so.
 FOREIGN_ARCH    ?= $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
-FOREIGN_x86_64  := guest/tracee.c guest/process.c $(wildcard guest/borrow*.c guest/wptrack*.c guest/vcpus*.c)
-FOREIGN_SOURCES := guest/maps.c guest/helper.c $(or $(FOREIGN_$(FOREIGN_ARCH)),guest/foreign_none.c)
+FOREIGN_x86_64  := guest/tracee.c $(wildcard guest/borrow*.c guest/wptrack*.c guest/vcpus*.c)
+FOREIGN_SOURCES := guest/maps.c guest/helper.c guest/process.c $(or $(FOREIGN_$(FOREIGN_ARCH)),guest/foreign_none.c)
 DAEMON_SOURCES := $(wildcard common/*.c transports/*.c ram/*.c disk/*.c protocol/*.c daemon/*.c) \
 	$(wildcard guest/agent*.c qemu/*.c) guest/guest.c guest/wire.c guest/dirtymap.c $(FOREIGN_SOURCES)
 OTHER_SERVICE  := $(if $(filter yes,$(SYSTEMD)),daemon/service_none.c,daemon/service_systemd.c)

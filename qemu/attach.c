@@ -8,6 +8,7 @@
 
 #include "common/cleanup.h"
 #include "guest/borrow.h"
+#include "guest/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,21 +23,6 @@
 #define VERSION_MIN CLIENT_VERSION(7, 2)
 
 /* ---- which process ---- */
-
-static pid_t thread_group(pid_t tid)
-{
-    char path[64], line[256];
-    int tgid = 0;
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
-    FILE *status = fopen(path, "re");
-    while (status && fgets(line, sizeof(line), status)) {
-        sscanf(line, "Tgid: %d", &tgid);
-    }
-    if (status) {
-        fclose(status);
-    }
-    return tgid;
-}
 
 int qemu_vcpu_threads(struct qemu *q, pid_t *tids, unsigned room, const struct wait *w,
                       struct error **errp)
@@ -71,7 +57,8 @@ static bool find_process(struct qemu *q, const struct wait *w, struct error **er
     if (qemu_vcpu_threads(q, &tid, 1, w, errp) < 0) {
         return false;
     }
-    pid_t pid = tid > 0 ? thread_group(tid) : 0;
+    int64_t group = tid > 0 ? process_status(tid, tid, "Tgid:", 10) : 0;
+    pid_t pid = group > 0 ? (pid_t)group : 0;
     snprintf(path, sizeof(path), "/proc/%d", (int)pid);
     if (!pid || stat(path, &st) < 0 || (q->peer.uid != 0 && st.st_uid != q->peer.uid)) {
         error_set(errp, "guest-invalid",
