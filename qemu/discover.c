@@ -177,15 +177,16 @@ static int try_fd(pid_t pid, const char *name, const struct backing *file)
     return fd_steal(&fd);
 }
 
-static int open_backing(pid_t pid, const struct backing *file)
+/* Of a VMM that has very many files not all are looked at once its monitor is lost. */
+static int open_backing(const struct qemu *q, const struct backing *file)
 {
     char path[64];
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)q->guest.pid);
     DIR *fds = opendir(path);
     int fd = -1;
     errno = fds ? ENOENT : errno;
-    for (struct dirent *d; fds && fd < 0 && (d = readdir(fds));) {
-        fd = d->d_name[0] == '.' ? -1 : try_fd(pid, d->d_name, file);
+    for (struct dirent *d; fds && fd < 0 && !client_is_lost(q->client) && (d = readdir(fds));) {
+        fd = d->d_name[0] == '.' ? -1 : try_fd(q->guest.pid, d->d_name, file);
     }
     if (fds) {
         closedir(fds);
@@ -254,7 +255,7 @@ static bool find_file(struct qemu *q, const struct backend *b, uint64_t address,
                   q->guest.name, (int)q->guest.pid, b->size, b->id);
         return false;
     }
-    CLEANUP_CLOSE int fd = open_backing(q->guest.pid, &file);
+    CLEANUP_CLOSE int fd = open_backing(q, &file);
     if (fd < 0) {
         error_set(errp, "no-permission",
                   "Guest '%s': the file of RAM '%s' can't be opened for reading and writing: %s",

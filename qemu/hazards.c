@@ -159,15 +159,17 @@ static bool file_is_direct(pid_t pid, const char *name)
     return flags & O_DIRECT;
 }
 
-/* What the VMM has open is asked as well: helpers and drivers may open files of their own. */
-static bool has_direct_file(pid_t pid)
+/* What the VMM has open is asked as well: helpers and drivers may open files of their own.  They
+ * may be very many, and whoever has lost the monitor may be waiting for the end of this. */
+static bool has_direct_file(const struct qemu *q)
 {
     char path[64];
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)q->guest.pid);
     DIR *fds = opendir(path);
     bool direct = !fds; /* unknown: to be on the safe side */
     for (struct dirent *d; fds && !direct && (d = readdir(fds));) {
-        direct = d->d_name[0] != '.' && file_is_direct(pid, d->d_name);
+        direct = client_is_lost(q->client) ||
+                 (d->d_name[0] != '.' && file_is_direct(q->guest.pid, d->d_name));
     }
     if (fds) {
         closedir(fds);
@@ -198,7 +200,7 @@ bool qemu_check_hazards(struct qemu *q, const struct wait *w, struct error **err
         !check_disks(q, w, errp)) {
         return false;
     }
-    q->drains = q->drains || has_direct_file(q->guest.pid);
+    q->drains = q->drains || has_direct_file(q);
     return true;
 }
 
