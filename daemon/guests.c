@@ -347,6 +347,11 @@ void guests_free(struct ferryd *d)
     struct entry *e;
     while ((c = TAILQ_FIRST(&d->connections))) {
         c->guest->ops->lost(c->guest);
+        if (c->attach) {
+            struct error *err = NULL;
+            error_set(&err, "guest-lost", "ferryd ends");
+            qmp_fail(c->attach, err);
+        }
         connection_free(c);
     }
     while ((e = TAILQ_FIRST(&d->entries))) {
