@@ -10,44 +10,13 @@ import pytest
 from lab import DEADLINE
 from prometheus_client.parser import text_string_to_metric_families
 from scenes import GUEST, MIB, Host, eventually, hold_active, path
-
-SAMPLE = re.compile(r'([a-z_]+)(\{[^}]*\})? (\S+)')
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, where):
-        super().__init__("localhost", timeout=DEADLINE)
-        self.where = str(where)
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
-        self.sock.connect(self.where)
-
-
-def get(connection, method="GET", what="/metrics", **options):
-    connection.request(method, what, **options)
-    answer = connection.getresponse()
-    return answer, answer.read().decode()
-
-
-def scrape(host):
-    """All samples: {name{labels}: value}."""
-    answer, text = get(UnixConnection(host.lab.folder / f"{host.name}.metrics"))
-    assert answer.status == 200
-    return {m[1] + (m[2] or ""): float(m[3]) for m in map(SAMPLE.fullmatch, text.splitlines()) if m}
+from scrape import UnixConnection, get, scrape, scrape_text, serve_metrics
 
 
 @pytest.fixture
 def hosts(scene):
     """Two daemons with metrics."""
-    for host in (scene.a, scene.b):
-        host.daemon.terminate()
-        host.options = {"options": ["--metrics", f"unix:{host.lab.folder}/{host.name}.metrics"]}
-        host.start()
-    return scene
+    return serve_metrics(scene)
 
 
 @path("metrics/off-by-default")
@@ -85,8 +54,7 @@ def test_well_formed(hosts):
     """Prometheus' own reader of the format takes it, and each family says what it is, once."""
     source, target = hosts.pair(fill=MIB)
     hosts.move(source, target)
-    _, text = get(UnixConnection(hosts.lab.folder / "a.metrics"))
-    families = list(text_string_to_metric_families(text))
+    families = list(text_string_to_metric_families(scrape_text(hosts.a)))
     names = [family.name for family in families]
     assert len(names) == len(set(names)) and "ferry_downtime_seconds" in names
     assert all(name.startswith("ferry_") for name in names)
