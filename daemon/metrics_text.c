@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* A label's value as it must stand between quotes: twice as long at most. */
-#define LABEL_SIZE (2 * GUEST_NAME_SIZE)
+#define LABEL_SIZE ((size_t)2 * GUEST_NAME_SIZE)
 
 static void family(struct evbuffer *to, const char *name, const char *type, const char *help)
 {
@@ -22,7 +22,7 @@ static const char *escaped(const char *text, char label[LABEL_SIZE])
         if (*text == '\\' || *text == '"' || *text == '\n') {
             label[n++] = '\\';
         }
-        label[n++] = *text == '\n' ? 'n' : *text;
+        label[n++] = (char)(*text == '\n' ? 'n' : *text);
     }
     label[n] = '\0';
     return label;
