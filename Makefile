@@ -276,9 +276,10 @@ cppcheck:
 		--enable=warning,performance,portability \
 		--suppress=missingIncludeSystem --suppress=uninitvar $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES))
 
-# That it can be built for a processor that nothing is known of.
+# That it can be built for a processor that nothing is known of, and without systemd; and runs.
 elsewhere:
-	$(MAKE) BUILD=build/elsewhere FOREIGN_ARCH=elsewhere build/elsewhere/ferryd
+	$(MAKE) BUILD=build/elsewhere FOREIGN_ARCH=elsewhere SYSTEMD=no build/elsewhere/ferryd
+	build/elsewhere/ferryd --config "" --check-config
 
 # ---- install ----
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The scenes that tests play in: two hosts, guests on them, migrations held in each state."""
 
+import contextlib
 import socket
 import time
 
@@ -118,6 +119,20 @@ class Host:
     def await_run_state(self, state, guest=GUEST):
         eventually(lambda: self.run_state(guest) == state,
                    what=f"run state {state} of {guest} on {self.name}")
+
+
+@contextlib.contextmanager
+def started_by(lab, script):
+    """The daemons of this scope are started by a script, in which {ferryd} is the program."""
+    build, folder = lab.build, lab.folder / lab.unique("started-by")
+    folder.mkdir()
+    (folder / "ferryd").write_text(script.format(ferryd=build / "ferryd"))
+    (folder / "ferryd").chmod(0o755)
+    lab.build = folder
+    try:
+        yield
+    finally:
+        lab.build = build
 
 
 class Scene:

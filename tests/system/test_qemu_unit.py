@@ -8,7 +8,7 @@ import re
 import pytest
 from qemu import attach
 from qemu_scenes import FILLED, check_nothing_left, check_stays, descriptors, hold_active
-from scenes import GUEST, Host, path
+from scenes import GUEST, Host, path, started_by
 
 pytestmark = pytest.mark.qemu
 
@@ -21,28 +21,18 @@ def capabilities():
     return ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
 
 
-def confined_host(vms, name):
-    """A host whose ferryd is nobody's, with the drop-in's capabilities."""
-    build, kept = vms.lab.build, capabilities()
-    folder = vms.lab.folder / "confined"
-    folder.mkdir(exist_ok=True)
-    script = folder / "ferryd"
-    script.write_text(f'#!/bin/sh\nexec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups '
-                      f'--inh-caps=-all,{kept} --ambient-caps=-all,{kept} --bounding-set=-all,{kept} '
-                      f'--no-new-privs {build}/ferryd "$@"\n')
-    script.chmod(0o755)
-    vms.lab.build = folder
-    try:
-        return Host(vms.lab, name)
-    finally:
-        vms.lab.build = build
+CONFINED = """#!/bin/sh
+exec setpriv --reuid={nobody} --regid={nobody} --clear-groups --inh-caps=-all,{kept} \\
+\t--ambient-caps=-all,{kept} --bounding-set=-all,{kept} --no-new-privs {{ferryd}} "$@"
+"""
 
 
 @path("qemu/unit/{what}")
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 @pytest.mark.parametrize("what", ["moves", "throttled", "cancelled"])
 def test_confined(vms, what):
-    vms.a, vms.b = confined_host(vms, "c"), confined_host(vms, "d")
+    with started_by(vms.lab, CONFINED.format(nobody=NOBODY, kept=capabilities())):
+        vms.a, vms.b = Host(vms.lab, "c"), Host(vms.lab, "d")
     source, target = vms.source(FILLED, attached=False), vms.target(attached=False)
     attach(vms.a.qmp, source)
     attach(vms.b.qmp, target)

@@ -9,7 +9,8 @@ import pytest
 from lab import CommandError, LabError
 from rdma_peer import (ASK, DATA, FINISH, KEYS, RdmaPeer, SHARED, ask, hello, keys, message,
                        region, share)
-from scenes import (GUEST, MIB, PAGE, Host, check_moved, check_source_runs, eventually, move, path)
+from scenes import (GUEST, MIB, PAGE, Host, check_moved, check_source_runs, eventually, move, path,
+                    started_by)
 from stream import END, RAM_ZERO, STATE_END, STOPPED, record
 
 NEAR = "10.8.0.1"
@@ -222,23 +223,14 @@ LIMITED = """#!/usr/bin/python3
 import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_IPC_LOCK
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (16 << 20, 16 << 20))
-os.execv({program!r}, sys.argv)
+os.execv("{ferryd}", sys.argv)
 """
 
 
 def limited_host(scene, name):
     """A host whose ferryd may lock 16 MiB and no more."""
-    build = scene.lab.build
-    folder = scene.lab.folder / "limited"
-    folder.mkdir(exist_ok=True)
-    script = folder / "ferryd"
-    script.write_text(LIMITED.format(program=str(build / "ferryd")))
-    script.chmod(0o755)
-    scene.lab.build = folder
-    try:
+    with started_by(scene.lab, LIMITED):
         return Host(scene.lab, name)
-    finally:
-        scene.lab.build = build
 
 
 @path("rdma/{device}/memlock-refused/{side}")

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 from lab import DEADLINE, Process, Qmp
-from scenes import GUEST, eventually, path
+from scenes import GUEST, MIB, Host, eventually, move, path, started_by
 
 
 class Datagrams:
@@ -284,6 +284,55 @@ def test_drop_in(lab, name):
     checked = subprocess.run(["systemd-analyze", "verify", "--man=no", folder / "ferryd.service"],
                              capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def expanded(names):
+    """System calls by name; sets are systemd's."""
+    found = set()
+    for name in names:
+        if name.startswith("@"):
+            shown = subprocess.run(["systemd-analyze", "syscall-filter", name], check=True,
+                                   capture_output=True, text=True, timeout=DEADLINE).stdout
+            found |= expanded(re.findall(r"^    ([@a-z]\S*)$", shown, re.M))
+        else:
+            found.add(name)
+    return found
+
+
+def allowed_calls(unit):
+    """By its lines, in their order; a ~ takes away."""
+    allowed = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", unit.read_text(), re.M):
+        names = expanded(line.removeprefix("~").split())
+        allowed = allowed - names if line.startswith("~") else allowed | names
+    return allowed
+
+
+# The daemon itself is what the lab knows and ends; the tracer stands beside (-D).
+TRACED = """#!/bin/sh
+exec strace -D -f -qq -o {folder}/calls.$$ {ferryd} "$@"
+"""
+
+
+@path("service/units/system-calls")
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_system_calls(lab):
+    """What the daemon calls, from its start over a migration to its end, the unit lets it."""
+    with started_by(lab, TRACED.replace("{folder}", str(lab.folder))):
+        a, b = (Host(lab, name, options=["--read-only", lab.folder / f"{name}.ro", "--metrics",
+                                         "127.0.0.1:0", "--control-group", "0"]) for name in "ab")
+    source, target = a.scripted(), b.scripted(incoming=True)
+    source.do(f"fill ram 0 {MIB} random 1")
+    a.capable(xbzrle=True)
+    move(a, b, source, target)
+    for host in (a, b):
+        host.daemon.ask_to_end()
+        host.daemon.wait()
+    calls = set()
+    for trace in lab.folder.glob("calls.*"):
+        calls |= set(re.findall(r"^\d+ +(?:<... )?([a-z_0-9]+)[( ]", trace.read_text(), re.M))
+    assert {"recvmsg", "prlimit64", "memfd_create", "lchown"} <= calls
+    assert not calls - allowed_calls(lab.build / "systemd" / "ferryd.service") - {"resumed"}
 
 
 @path("service/units/exposure-is-what-the-README-says")
