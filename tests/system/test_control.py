@@ -392,7 +392,8 @@ def test_query_failed(scene):
     scene.a.scripted()
     scene.a.migrate("unix:/no/such/socket")
     info = scene.a.fail()
-    assert set(info) == ALWAYS | {"error-desc"}
+    assert set(info) == ALWAYS | {"error-desc", "error-code"}
+    assert info["error-code"] == "connect-failed"
 
 
 @path("control/events/in-order")
