@@ -119,6 +119,7 @@ def test_stop(scene):
     source, _ = start_busy(scene)
     scene.a.qmp.cmd("migrate_cancel", guest=GUEST)
     scene.a.end()
+    scene.b.end()
     scene.a.capable(pause_before_switchover=True)
     scene.a.migrate(scene.b.listen())
     scene.a.reach("pre-switchover")
