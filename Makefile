@@ -32,11 +32,12 @@ libdir   ?= $(prefix)/lib
 datadir  ?= $(prefix)/share
 mandir   ?= $(datadir)/man
 unitdir  ?= $(prefix)/lib/systemd/system
+zshdir   ?= $(datadir)/zsh/site-functions
 # The daemon looks for its configuration in /etc.
 sysconfdir ?= /etc
 
 # The tools and libraries are looked for when something is built, not when they are installed.
-BARE_GOALS := deps clean layers
+BARE_GOALS := deps clean layers uninstall
 # DEPS=no leaves that to whoever says so: a package's build, say.
 DEPS       ?= yes
 ifneq ($(and $(filter yes,$(DEPS)),$(filter-out $(BARE_GOALS),$(or $(MAKECMDGOALS),all))),)
@@ -128,7 +129,7 @@ $(BUILD)/libferry.so.0: $(patsubst %.c,$(BUILD)/pic/%.o,$(LIBFERRY_SOURCES))
 
 # ---- units: for one daemon, and with @ for several ----
 
-UNIT_NAMES := ferryd.service ferryd.socket ferryd-guests.socket
+UNIT_NAMES := ferryd.service ferryd.socket ferryd-guests.socket ferryd-read-only.socket
 UNITS      := $(foreach unit,$(UNIT_NAMES),$(unit) $(subst .,@.,$(unit)))
 
 UNIT_ONE     := -e s,@title@,, -e s,@condition@,, -e s,@arguments@,, -e s,@instance@,,g \
@@ -296,7 +297,7 @@ INSTALLED = $(BUILD)/ferryd:$(sbindir)/ferryd:755 \
 	$(FERRYCTL_DIR)/ferryctl:$(datadir)/ferry/ferryctl:755 \
 	$(foreach one,$(FERRYCTL_MODULES),$(one):$(datadir)/ferry/ferryctl_lib/$(notdir $(one)):644) \
 	$(BUILD)/completions/ferryctl.bash:$(datadir)/bash-completion/completions/ferryctl:644 \
-	$(BUILD)/completions/_ferryctl:$(datadir)/zsh/vendor-completions/_ferryctl:644 \
+	$(BUILD)/completions/_ferryctl:$(zshdir)/_ferryctl:644 \
 	$(BUILD)/completions/ferryctl.fish:$(datadir)/fish/vendor_completions.d/ferryctl.fish:644 \
 	$(foreach page,$(MAN_PAGES),$(page):$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)):644)
 LINKS = $(libdir)/libferry.so $(bindir)/ferryctl

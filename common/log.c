@@ -68,8 +68,9 @@ static void write_line(enum log_level level, const char *text)
     (void)ignored;
 }
 
-static void write_message(enum log_level level, const struct log_fields *fields, const char *format,
-                          va_list args)
+__attribute__((format(printf, 3, 0))) static void write_message(enum log_level level,
+                                                                const struct log_fields *fields,
+                                                                const char *format, va_list args)
 {
     char text[LOG_LINE_MAX];
     if ((int)level > atomic_load_explicit(&max_level, memory_order_relaxed)) {

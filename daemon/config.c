@@ -4,8 +4,9 @@
 #include "common/cleanup.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
-#include <glob.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,17 +46,19 @@ static void take_line(const struct reader *r, const char *where, char *text)
     r->line(r->opaque, where, trimmed(line), trimmed(equals + 1));
 }
 
-/* One that is no plain file, or unreadable, is a fault. */
+/* Only a plain file is read: nothing that would have to be waited for. */
 static FILE *open_plain(const char *path)
 {
     struct stat st;
-    FILE *file = fopen(path, "re");
-    if (file && (fstat(fileno(file), &st) < 0 || !S_ISREG(st.st_mode))) {
-        fclose(file);
-        file = NULL;
-        errno = EINVAL;
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return NULL;
     }
-    return file;
+    if (!S_ISREG(st.st_mode)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return fdopen(fd_steal(&fd), "r");
 }
 
 static void read_file(const struct reader *r, const char *path, bool must)
@@ -74,35 +77,40 @@ static void read_file(const struct reader *r, const char *path, bool must)
         snprintf(where, sizeof(where), "%s:%u", path, n);
         take_line(r, where, text);
     }
+    if (ferror(file)) {
+        r->fault(r->opaque, path, strerror(errno)); /* what was not read may forbid something */
+    }
     free(text);
     fclose(file);
 }
 
-/* What glob would take for a pattern. */
-static void quote(const char *path, char *quoted, size_t size)
+static int is_drop_in(const struct dirent *entry)
 {
-    size_t n = 0;
-    for (; *path && n + 3 < size; path++) {
-        if (strchr("*?[\\", *path)) {
-            quoted[n++] = '\\';
-        }
-        quoted[n++] = *path;
+    const char *dot = strrchr(entry->d_name, '.');
+    return entry->d_name[0] != '.' && dot && strcmp(dot, ".conf") == 0;
+}
+
+static void read_folder(const struct reader *r, const char *folder)
+{
+    struct dirent **found = NULL;
+    char path[2 * PATH_MAX];
+    int count = scandir(folder, &found, is_drop_in, alphasort);
+    if (count < 0 && errno != ENOENT) {
+        r->fault(r->opaque, folder, strerror(errno));
     }
-    quoted[n] = '\0';
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder, found[i]->d_name);
+        read_file(r, path, true);
+        free(found[i]);
+    }
+    free(found);
 }
 
 void config_read(const char *path, bool must, config_line *line, config_fault *fault, void *opaque)
 {
     struct reader r = {.line = line, .fault = fault, .opaque = opaque};
-    char quoted[2 * PATH_MAX], pattern[2 * PATH_MAX + 16];
-    glob_t found = {0};
+    char folder[PATH_MAX + 4];
     read_file(&r, path, must);
-    quote(path, quoted, sizeof(quoted));
-    snprintf(pattern, sizeof(pattern), "%s.d/*.conf", quoted);
-    if (glob(pattern, 0, NULL, &found) == 0) {
-        for (size_t i = 0; i < found.gl_pathc; i++) {
-            read_file(&r, found.gl_pathv[i], true);
-        }
-    }
-    globfree(&found);
+    snprintf(folder, sizeof(folder), "%s.d", path);
+    read_folder(&r, folder);
 }

@@ -23,13 +23,13 @@ enum fate {
 };
 
 /* The parts are measured here, on one clock, and add up to the total. */
-static void note_started(struct outgoing *o)
+static void note_started(struct outgoing *o, const char *step)
 {
     struct job_downtime *d = &o->job->downtime;
     uint64_t now = clock_ns();
     atomic_store(&d->start, now - o->ready_ns);
     atomic_store(&d->total, now - o->stopped_ns);
-    probe_handover(o->job->guest_name, "running");
+    probe_handover(o->job->guest_name, step);
 }
 
 /* `load_ns` is the destination's word of what loading the state took there. */
@@ -87,7 +87,7 @@ static enum fate send_go(struct outgoing *o, struct error **errp)
     wait_for_fate(o);
     if (stream_write(&o->stream, RECORD_GO, NULL, 0, &err) &&
         record_expect(o->stream.reader, RECORD_RUNNING, &rec, &err)) {
-        note_started(o);
+        note_started(o, "running");
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
         return FATE_DESTINATION;
     }
@@ -101,6 +101,12 @@ static enum fate send_go(struct outgoing *o, struct error **errp)
 }
 
 /* ---- an undecided handover ---- */
+
+static void set_undecided(struct job *job)
+{
+    job_set_handover(job, HANDOVER_UNDECIDED);
+    probe_handover(job->guest_name, "undecided");
+}
 
 /* Puts a new channel in the place of the broken one; it is only for asking. */
 static bool reconnect(struct outgoing *o)
@@ -127,7 +133,7 @@ static enum fate ask_once(struct outgoing *o, struct error **errp)
     case ANSWER_WAITING:
         return send_go(o, errp);
     case ANSWER_RUNNING:
-        note_started(o);
+        note_started(o, "running");
         stream_write(&o->stream, RECORD_DONE, NULL, 0, NULL);
         return FATE_DESTINATION;
     case ANSWER_FORGOTTEN:
@@ -149,7 +155,7 @@ static enum fate resolved_fate(struct outgoing *o, struct error **errp)
 {
     struct job *job = o->job;
     if (atomic_load(&job->resolution) == RESOLVE_DESTINATION) {
-        note_started(o);
+        note_started(o, "resolved");
         return FATE_DESTINATION;
     }
     error_set(errp, "handover-resolved",
@@ -165,8 +171,7 @@ static enum fate decide(struct outgoing *o, struct error **errp)
 {
     struct job *job = o->job;
     enum fate fate = FATE_UNKNOWN;
-    job_set_handover(job, HANDOVER_UNDECIDED);
-    probe_handover(job->guest_name, "undecided");
+    set_undecided(job);
     job_log(job, LOG_LEVEL_WARNING, MESSAGE_UNDECIDED, NULL,
             "the link broke in the handover: it is undecided where the guest runs");
     while (fate == FATE_UNKNOWN) {
@@ -191,7 +196,7 @@ static enum fate finish_one_way(struct outgoing *o, struct error **errp)
     for (;;) {
         struct error *err = NULL;
         if (channel_finish(o->stream.channel, &w, &err)) {
-            note_started(o);
+            note_started(o, "running");
             return FATE_DESTINATION;
         }
         if (strcmp(err->code, "exec-failed") == 0) {
@@ -202,7 +207,7 @@ static enum fate finish_one_way(struct outgoing *o, struct error **errp)
         job_log(job, LOG_LEVEL_WARNING, MESSAGE_UNDECIDED, err->code,
                 "the stream is out, its taker has not ended well: %s", err->text);
         error_free(err);
-        job_set_handover(job, HANDOVER_UNDECIDED);
+        set_undecided(job);
         if (is_resolved(job, silent ? 0 : -1)) {
             return resolved_fate(o, errp);
         }

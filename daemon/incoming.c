@@ -78,6 +78,10 @@ static bool introduce(struct incoming *in, struct error **errp)
 
 /* ---- records ---- */
 
+/* The last round comes behind two synchronisations: to decide to stop, and with the guest stopped.
+ */
+#define ROUNDS_AT_ONCE 2
+
 static bool out_of_place(const struct record *rec, struct error **errp)
 {
     error_set(errp, "stream-order", "A %s record out of place", record_type_name(rec->type));
@@ -95,7 +99,8 @@ static bool on_alive(struct incoming *in, struct record *rec, struct error **err
 static bool on_round(struct incoming *in, struct record *rec, struct error **errp)
 {
     uint64_t pass = get_le64(rec->body);
-    if (pass <= atomic_load(&in->job->counters.rounds)) {
+    uint64_t before = atomic_load(&in->job->counters.rounds);
+    if (pass <= before || pass - before > ROUNDS_AT_ONCE) {
         return out_of_place(rec, errp);
     }
     atomic_store(&in->job->counters.rounds, pass);

@@ -108,7 +108,7 @@ static void on_finished(void *arg)
         }
     }
     pthread_join(live->job->thread, NULL);
-    totals_add(&d->totals, live->job);
+    traffic_add(&d->totals.traffic[live->job->direction], live->job);
     TAILQ_REMOVE(&d->live, live, link);
     job_unref(live->job);
     free(live);

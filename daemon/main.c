@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -48,6 +49,12 @@ static void raise_descriptor_limit(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+/* What the daemon was given is not for the commands that exec: runs. */
+static void keep_capabilities_here(void)
+{
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 }
 
 /* 0, 1 and 2 stay reserved, whatever the daemon was started with. */
@@ -181,8 +188,9 @@ static bool open_sockets(struct process *p, struct error **errp)
     const struct options *o = &p->options;
     int guests = open_socket(p, "guests", &o->guests, SOCK_SEQPACKET, errp);
     return guests >= 0 && guests_init(&p->d, guests, errp) &&
-           (!o->metrics || metrics_serve(&p->d, o->metrics, errp)) &&
-           (!o->read_only.path || open_control(p, "read-only", &o->read_only, true, errp)) &&
+           (!o->metrics.path || metrics_serve(&p->d, &o->metrics, errp)) &&
+           ((!o->read_only.path && !service_has_socket("read-only")) ||
+            open_control(p, "read-only", &o->read_only, true, errp)) &&
            open_control(p, "control", &o->control, false, errp);
 }
 
@@ -267,6 +275,7 @@ int main(int argc, char **argv)
     service_open_log();
     log_set_level((enum log_level)p.options.log_level);
     raise_descriptor_limit();
+    keep_capabilities_here();
     signal(SIGPIPE, SIG_IGN);
     fault_init();
     init(&p.d, &p.options);

@@ -58,28 +58,13 @@ static bool is_loopback(const struct addrinfo *ai)
                                     : IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
-static int bind_port(const struct addrinfo *ai, const char *address, struct error **errp)
+static bool is_path(const char *address)
 {
-    int on = 1;
-    CLEANUP_CLOSE int fd =
-        socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
-    if (!is_loopback(ai)) {
-        error_set(errp, "option-invalid",
-                  "metrics: '%s' can be reached from elsewhere, and asks nobody who he is: use a "
-                  "loopback address, or unix:PATH, and a proxy",
-                  address);
-        return -1;
-    }
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-        bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0) {
-        error_set(errp, "listen-failed", "metrics: %s: %s", address, strerror(errno));
-        return -1;
-    }
-    return fd_steal(&fd);
+    return strncmp(address, UNIX_SCHEME, strlen(UNIX_SCHEME)) == 0;
 }
 
-/* Addresses only: a name would have to be looked up. */
-static int listen_port(const char *address, struct error **errp)
+/* Addresses only: a name would have to be looked up.  The result is the caller's to free. */
+static struct addrinfo *parse_port(const char *address, struct error **errp)
 {
     static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                           .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
@@ -88,24 +73,63 @@ static int listen_port(const char *address, struct error **errp)
     struct addrinfo *found = NULL;
     if (!host_port_split(address, &host, &port) || !host ||
         getaddrinfo(host, port, &hints, &found) != 0) {
-        error_set(errp, "option-invalid", "metrics: '%s' is neither unix:PATH nor IP:PORT",
+        error_set(errp, "option-invalid", "'%s' is neither unix:PATH nor IP:PORT", address);
+        return NULL;
+    }
+    if (!is_loopback(found)) {
+        error_set(errp, "option-invalid",
+                  "'%s' can be reached from elsewhere, and asks nobody who he is: use a loopback "
+                  "address, or unix:PATH, and a proxy",
                   address);
+        freeaddrinfo(found);
+        return NULL;
+    }
+    return found;
+}
+
+bool metrics_check(const char *address, struct error **errp)
+{
+    if (is_path(address)) {
+        return true;
+    }
+    struct addrinfo *found = parse_port(address, errp);
+    if (found) {
+        freeaddrinfo(found);
+    }
+    return found;
+}
+
+static int bind_port(const struct addrinfo *ai, const char *address, struct error **errp)
+{
+    int on = 1;
+    CLEANUP_CLOSE int fd =
+        socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0) {
+        error_set(errp, "listen-failed", "metrics: %s: %s", address, strerror(errno));
         return -1;
     }
-    int fd = bind_port(found, address, errp);
-    freeaddrinfo(found);
+    return fd_steal(&fd);
+}
+
+static int listen_port(const char *address, struct error **errp)
+{
+    struct addrinfo *found = parse_port(address, errp);
+    int fd = found ? bind_port(found, address, errp) : -1;
+    if (found) {
+        freeaddrinfo(found);
+    }
     return fd;
 }
 
-static int listen_at(const char *address, struct error **errp)
+static int listen_at(const struct socket_options *o, struct error **errp)
 {
-    size_t n = strlen(UNIX_SCHEME);
-    if (strncmp(address, UNIX_SCHEME, n) != 0) {
-        return listen_port(address, errp);
+    if (!is_path(o->path)) {
+        return listen_port(o->path, errp);
     }
-    server.path = strdup(address + n);
-    struct socket_options o = {.path = server.path, .mode = 0660, .group = (gid_t)-1};
-    return socket_listen(&o, SOCK_STREAM, errp);
+    struct socket_options own = *o;
+    own.path = server.path = strdup(o->path + strlen(UNIX_SCHEME));
+    return socket_listen(&own, SOCK_STREAM, errp);
 }
 
 /* With the port that the kernel chose. */
@@ -165,15 +189,15 @@ static bool start(struct ferryd *d, int fd)
     return evhttp_set_cb(server.http, "/metrics", on_request, d) == 0;
 }
 
-bool metrics_serve(struct ferryd *d, const char *address, struct error **errp)
+bool metrics_serve(struct ferryd *d, const struct socket_options *o, struct error **errp)
 {
-    int fd = listen_at(address, errp);
+    int fd = listen_at(o, errp);
     if (fd < 0) {
         free(server.path); /* whatever is there is not ours */
         server.path = NULL;
         return false;
     }
-    log_address(fd, address);
+    log_address(fd, o->path);
     if (!start(d, fd)) {
         error_set(errp, "system-error", "No memory for the metrics");
         return false;

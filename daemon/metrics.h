@@ -7,11 +7,15 @@
 #define FERRY_DAEMON_METRICS_H
 
 #include "daemon/ferryd.h"
+#include "daemon/options.h"
 
 struct evbuffer;
 
-/* `address`: unix:PATH, or 127.x.x.x:PORT or [::1]:PORT.  "option-invalid", "listen-failed". */
-bool metrics_serve(struct ferryd *d, const char *address, struct error **errp);
+/* Whether it is unix:PATH, or 127.x.x.x:PORT or [::1]:PORT; "option-invalid". */
+bool metrics_check(const char *address, struct error **errp);
+
+/* At o->path, such an address.  "listen-failed". */
+bool metrics_serve(struct ferryd *d, const struct socket_options *o, struct error **errp);
 void metrics_end(void);
 
 /* metrics_text.c: all of them. */

@@ -3,6 +3,7 @@
 
 #include "common/log.h"
 #include "daemon/config.h"
+#include "daemon/metrics.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -27,6 +28,11 @@ static bool set_text(void *field, const char *value, struct error **errp)
     free(*text);
     *text = *value ? strdup(value) : NULL;
     return true;
+}
+
+static bool set_metrics(void *field, const char *value, struct error **errp)
+{
+    return (!*value || metrics_check(value, errp)) && set_text(field, value, errp);
 }
 
 static bool set_mode(void *field, const char *value, struct error **errp)
@@ -87,10 +93,11 @@ static bool add_address(void *field, const char *value, struct error **errp)
 /* ---- the table ---- */
 
 enum option_use {
-    USE_START, /* counts when the daemon starts */
-    USE_LIVE,  /* and when it rereads */
-    USE_LIST,  /* the same, and may be given several times */
-    USE_FLAG,  /* takes no value, and is none of a file's */
+    USE_CONFIG, /* says where the others are; on the command line only */
+    USE_START,  /* counts when the daemon starts */
+    USE_LIVE,   /* and when it rereads */
+    USE_LIST,   /* the same, and may be given several times */
+    USE_FLAG,   /* takes no value, and is none of a file's */
 };
 
 struct row {
@@ -104,7 +111,7 @@ struct row {
 #define FIELD(name) offsetof(struct options, name)
 
 static const struct row rows[] = {
-    {"config", USE_START, set_text, FIELD(config), "PATH",
+    {"config", USE_CONFIG, NULL, 0, "PATH",
      "configuration file (" DEFAULT_CONFIG "; then PATH.d/*.conf); '': none"},
     {"check-config", USE_FLAG, NULL, 0, NULL,
      "reads the configuration, tells its faults, and ends"},
@@ -127,13 +134,16 @@ static const struct row rows[] = {
     {"allow-user", USE_LIST, add_user, FIELD(access.control), "USER",
      "who may use the control socket, besides root and ferryd's own user (any)"},
     {"allow-exec", USE_LIST, add_user, FIELD(access.exec), "USER",
-     "who may use exec: (ferryd's own user); any, none"},
+     "who may use exec: (root and ferryd's own user); any, none"},
     {"allow-fd", USE_LIST, add_user, FIELD(access.fd), "USER",
-     "who may use fd: (ferryd's own user); any, none"},
+     "who may use fd: (root and ferryd's own user); any, none"},
     {"allow-listen", USE_LIST, add_address, FIELD(access.listen), "ADDRESS",
      "where migrations may come in: IP[/BITS] or unix:PREFIX (anywhere)"},
-    {"metrics", USE_START, set_text, FIELD(metrics), "ADDRESS",
+    {"metrics", USE_START, set_metrics, FIELD(metrics.path), "ADDRESS",
      "Prometheus text at unix:PATH or a loopback IP:PORT (none)"},
+    {"metrics-mode", USE_START, set_mode, FIELD(metrics.mode), "MODE",
+     "its mode, of a unix socket (0660)"},
+    {"metrics-group", USE_START, set_group, FIELD(metrics.group), "GROUP", "its group"},
     {"help", USE_FLAG, NULL, 0, NULL, "this text"},
     {"version", USE_FLAG, NULL, 0, NULL, "the version"},
 };
@@ -163,6 +173,8 @@ struct reading {
     options_fault *fault;
     void *opaque;
     bool ok;
+    bool check;          /* it is to end when all is read */
+    const char *config;  /* as named; NULL: it was not */
     bool replaced[ROWS]; /* lists: what is there is of the layer below */
     struct given given[GIVEN_MAX];
     unsigned count;
@@ -202,7 +214,7 @@ static void take_line(void *opaque, const char *where, const char *name, const c
     struct reading *r = opaque;
     const struct row *row = find_row(name);
     char text[512];
-    if (!row || row->use == USE_FLAG || row->set == NULL || strcmp(name, "config") == 0) {
+    if (!row || !row->set) {
         snprintf(text, sizeof(text), "there is no option '%s'", name);
         tell(r, where, text);
         return;
@@ -241,12 +253,18 @@ static void end_if_asked(const char *flag)
     }
 }
 
-/* `argument`: the word of the command line that getopt has stumbled over. */
 static void tell_usage(struct reading *r, const char *text, const char *argument)
 {
     char what[512];
     snprintf(what, sizeof(what), "%s%s; see ferryd --help", text, argument);
     tell(r, NULL, what);
+}
+
+/* What getopt has stumbled over: it knows a short option by its letter alone. */
+static void tell_unknown(struct reading *r, char **argv)
+{
+    char letter[] = {'-', (char)optopt, '\0'};
+    tell_usage(r, "unknown option: ", optopt ? letter : argv[optind - 1]);
 }
 
 static void fill_long_options(struct option *options)
@@ -259,53 +277,63 @@ static void fill_long_options(struct option *options)
     }
 }
 
-/* True: it is to end when all is read. */
-static bool read_command_line(struct reading *r, int argc, char **argv)
+/* Keeps an option for when the files have been read; false: it is one too many. */
+static bool keep(struct reading *r, const struct row *row, const char *value)
+{
+    if (row->use == USE_CONFIG) {
+        r->config = value;
+        return true;
+    }
+    if (r->count == GIVEN_MAX) {
+        tell_usage(r, "more options than can be read, from here on: --", row->name);
+        return false;
+    }
+    r->given[r->count++] = (struct given){row, value};
+    return true;
+}
+
+/* Up to the first fault. */
+static void read_command_line(struct reading *r, int argc, char **argv)
 {
     struct option long_options[ROWS + 1] = {0};
-    bool check = false;
     int c, index = 0;
     fill_long_options(long_options);
     opterr = 0;
     optind = 0; /* from the start: it may be read again */
     while ((c = getopt_long(argc, argv, ":", long_options, &index)) != -1) {
-        if (c == ':' || c == '?') {
-            tell_usage(
-                r, c == ':' ? "an argument is missing to " : "unknown option: ", argv[optind - 1]);
-        } else if (rows[index].use == USE_FLAG) {
+        if (c == ':') {
+            tell_usage(r, "an argument is missing to ", argv[optind - 1]);
+            return;
+        }
+        if (c == '?') {
+            tell_unknown(r, argv);
+            return;
+        }
+        if (rows[index].use == USE_FLAG) {
             end_if_asked(rows[index].name);
-            check = true;
-        } else if (r->count < GIVEN_MAX) {
-            r->given[r->count++] = (struct given){&rows[index], optarg};
+            r->check = true;
+        } else if (!keep(r, &rows[index], optarg)) {
+            return;
         }
     }
     if (optind < argc) {
         tell_usage(r, "unexpected argument: ", argv[optind]);
     }
-    return check;
-}
-
-static const char *config_given(const struct reading *r)
-{
-    const char *path = NULL;
-    for (unsigned i = 0; i < r->count; i++) {
-        path = strcmp(r->given[i].row->name, "config") == 0 ? r->given[i].value : path;
-    }
-    return path;
 }
 
 static void set_defaults(struct options *o)
 {
     *o = (struct options){
-        .config = strdup(DEFAULT_CONFIG),
         .control = {strdup("/run/ferryd/control.sock"), 0660, (gid_t)-1},
         .guests = {strdup("/run/ferryd/guests.sock"), 0660, (gid_t)-1},
         .read_only = {NULL, 0660, (gid_t)-1},
+        .metrics = {NULL, 0660, (gid_t)-1},
         .state_dir = strdup("/var/lib/ferryd"),
         .log_level = LOG_LEVEL_INFO,
         .access.control.any = true,
-        .access.exec = {.count = 1, .uids = {geteuid()}},
-        .access.fd = {.count = 1, .uids = {geteuid()}},
+        /* Neither gets more by it than it has: root can be whom it likes. */
+        .access.exec = {.count = 2, .uids = {geteuid(), 0}},
+        .access.fd = {.count = 2, .uids = {geteuid(), 0}},
     };
 }
 
@@ -325,17 +353,16 @@ bool options_read(struct options *o, int argc, char **argv, options_fault *fault
     }
     *r = (struct reading){.o = o, .fault = fault, .opaque = opaque, .ok = true};
     set_defaults(o);
-    bool check = read_command_line(r, argc, argv);
-    const char *named = config_given(r);
-    if (!named || *named) {
-        config_read(named ? named : DEFAULT_CONFIG, named, take_line, take_fault, r);
+    read_command_line(r, argc, argv);
+    if (!r->config || *r->config) {
+        config_read(r->config ? r->config : DEFAULT_CONFIG, r->config, take_line, take_fault, r);
     }
     memset(r->replaced, 0, sizeof(r->replaced));
     for (unsigned i = 0; i < r->count; i++) {
         set_option(r, r->given[i].row, NULL, r->given[i].value);
     }
     check_whole(r);
-    bool ok = r->ok;
+    bool ok = r->ok, check = r->check;
     free(r);
     if (check) {
         exit(ok ? 0 : EXIT_USAGE);
@@ -346,7 +373,7 @@ bool options_read(struct options *o, int argc, char **argv, options_fault *fault
 void options_free(struct options *o)
 {
     for (size_t i = 0; i < ROWS; i++) {
-        if (rows[i].set == set_text || rows[i].set == add_address) {
+        if (rows[i].set == set_text || rows[i].set == set_metrics || rows[i].set == add_address) {
             rows[i].set((char *)o + rows[i].field, "", NULL);
         }
     }
@@ -362,7 +389,7 @@ static bool same_text(const char *a, const char *b)
 static bool same_field(const struct row *row, const struct options *a, const struct options *b)
 {
     const void *in_a = (const char *)a + row->field, *in_b = (const char *)b + row->field;
-    if (row->set == set_text) {
+    if (row->set == set_text || row->set == set_metrics) {
         return same_text(*(char *const *)in_a, *(char *const *)in_b);
     }
     return memcmp(in_a, in_b, sizeof(mode_t)) == 0; /* or gid_t, which is as large */

@@ -28,12 +28,11 @@ struct socket_options {
 };
 
 struct options {
-    char *config;
     struct socket_options control, guests, read_only;
+    struct socket_options metrics; /* its path: unix:PATH or HOST:PORT */
     char *state_dir;
     int log_level;
     struct access access;
-    char *metrics; /* unix:PATH or HOST:PORT; NULL: none */
 };
 
 /* A fault that was found, and where: PATH:LINE, PATH, or NULL for the command line. */

@@ -29,8 +29,8 @@
 
 /*
  * A step of the handover, by name.  At the source: stop, stopped, sent (or not-sent), ready,
- * given-away, running (at the destination, as it says), undecided.  At the destination: loaded,
- * start, started.
+ * given-away, running (at the destination, as it says), undecided, resolved (an operator said so).
+ * At the destination: loaded, start, started.
  */
 #define probe_handover(guest, step) FERRY_PROBE2(handover, guest, step)
 

@@ -6,6 +6,7 @@
 #ifndef FERRY_DAEMON_SERVICE_H
 #define FERRY_DAEMON_SERVICE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Sends the log to the journal where stderr is connected to it (JOURNAL_STREAM). */
@@ -13,6 +14,9 @@ void service_open_log(void);
 
 /* The descriptor passed under that name, once, close-on-exec; -1: none was. */
 int service_socket(const char *name);
+
+/* Whether one was, and was not taken yet. */
+bool service_has_socket(const char *name);
 
 /* Nanoseconds between two signs of life that are waited for; 0: none are. */
 uint64_t service_watchdog_ns(void);

@@ -11,6 +11,12 @@ int service_socket(const char *name)
     return -1;
 }
 
+bool service_has_socket(const char *name)
+{
+    (void)name;
+    return false;
+}
+
 uint64_t service_watchdog_ns(void)
 {
     return 0;

@@ -77,19 +77,34 @@ void service_open_log(void)
 static char **names;
 static int count = -1;
 
-int service_socket(const char *name)
+/* Its place among them; -1: it is not there. */
+static int find_socket(const char *name)
 {
     if (count < 0) {
         count = sd_listen_fds_with_names(1, &names);
     }
     for (int i = 0; i < count; i++) {
         if (names[i] && strcmp(names[i], name) == 0) {
-            free(names[i]);
-            names[i] = NULL;
-            return SD_LISTEN_FDS_START + i;
+            return i;
         }
     }
     return -1;
+}
+
+bool service_has_socket(const char *name)
+{
+    return find_socket(name) >= 0;
+}
+
+int service_socket(const char *name)
+{
+    int i = find_socket(name);
+    if (i < 0) {
+        return -1;
+    }
+    free(names[i]);
+    names[i] = NULL;
+    return SD_LISTEN_FDS_START + i;
 }
 
 /* ---- the manager ---- */

@@ -12,7 +12,7 @@
 
 #define BACKLOG 128
 
-/* A socket left by a daemon that is gone is in the way; one that answers belongs to another. */
+/* A socket that nobody listens on any more is in the way; all else belongs to another. */
 static bool clear_path(const struct sockaddr_un *addr, int type, struct error **errp)
 {
     const char *path = addr->sun_path;
@@ -22,7 +22,8 @@ static bool clear_path(const struct sockaddr_un *addr, int type, struct error **
     }
     CLEANUP_CLOSE int probe = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (!S_ISSOCK(st.st_mode) ||
-        connect(probe, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN) {
+        connect(probe, (const struct sockaddr *)addr, sizeof(*addr)) == 0 ||
+        errno != ECONNREFUSED) {
         error_set(errp, "listen-failed", "%s: %s", path,
                   S_ISSOCK(st.st_mode) ? "another daemon listens there" : "not a socket");
         return false;

@@ -22,11 +22,6 @@ void traffic_add(struct traffic *t, struct job *job)
     t->rounds += atomic_load(&c->rounds);
 }
 
-void totals_add(struct totals *t, struct job *job)
-{
-    traffic_add(&t->traffic[job->direction], job);
-}
-
 static void count_downtime(struct totals *t, struct job *job)
 {
     static const double bounds[] = DOWNTIME_BOUNDS;

@@ -44,8 +44,7 @@ struct totals {
 /* What a job has moved so far, added to `t`. */
 void traffic_add(struct traffic *t, struct job *job);
 
-/* A job has reached its last status; its thread has ended.  Once each. */
+/* A job has reached its last status.  Once for each. */
 void totals_count_end(struct totals *t, struct job *job);
-void totals_add(struct totals *t, struct job *job);
 
 #endif

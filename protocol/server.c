@@ -133,9 +133,11 @@ static uid_t peer_uid(int fd)
 static bool admit(struct qmp_server *server, const struct session_client *client,
                   struct error **errp)
 {
-    if (server->session_count >= SERVER_MAX_SESSIONS) {
-        error_set(errp, "sessions-too-many", "There are %d control sessions already",
-                  SERVER_MAX_SESSIONS);
+    size_t count = *server_session_count(server, client->read_only);
+    size_t most = client->read_only ? SERVER_MAX_READ_ONLY : SERVER_MAX_SESSIONS;
+    if (count >= most) {
+        error_set(errp, "sessions-too-many", "There are %zu %s sessions already", most,
+                  client->read_only ? "read-only" : "control");
         return false;
     }
     return !server->admit || server->admit(server->opaque, client->uid, client->read_only, errp);
@@ -217,7 +219,7 @@ bool qmp_server_listen(struct qmp_server *server, int fd, bool read_only, struct
 
 size_t qmp_server_sessions(const struct qmp_server *server)
 {
-    return server->session_count;
+    return server->session_count + server->read_only_count;
 }
 
 static void broadcast(struct qmp_server *server, const void *bytes, size_t len)

@@ -12,8 +12,12 @@
 /* As much as a client usually has under way, taken with one system call. */
 #define SERVER_READ_SIZE ((size_t)64 * 1024)
 
-/* More than any set of tools needs; each session costs a descriptor and up to some MiB. */
-#define SERVER_MAX_SESSIONS 256
+/*
+ * More than any set of tools needs; each session costs a descriptor and up to some MiB.  Pollers
+ * are counted apart: they are not to keep out whoever has to act.
+ */
+#define SERVER_MAX_SESSIONS  256
+#define SERVER_MAX_READ_ONLY 256
 
 struct session;
 struct listener;
@@ -34,8 +38,14 @@ struct qmp_server {
     json_t *event_list;
     struct listener_list listeners;
     struct session_list sessions;
-    size_t session_count;
+    size_t session_count, read_only_count; /* the second are no part of the first */
     char scratch[SERVER_READ_SIZE]; /* where sessions read to before they know how much there is */
 };
+
+/* Those with which a session is counted. */
+static inline size_t *server_session_count(struct qmp_server *server, bool read_only)
+{
+    return read_only ? &server->read_only_count : &server->session_count;
+}
 
 #endif

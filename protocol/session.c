@@ -66,7 +66,7 @@ void session_close(struct session *s)
         return;
     }
     LIST_REMOVE(s, link);
-    s->server->session_count--;
+    --*server_session_count(s->server, s->client.read_only);
     s->server = NULL;
     free_parts(s);
     struct qmp_request *req;
@@ -220,7 +220,7 @@ bool session_new(struct qmp_server *server, int fd, const struct session_client 
     }
     s->server = server;
     LIST_INSERT_HEAD(&server->sessions, s, link);
-    server->session_count++;
+    ++*server_session_count(server, client->read_only);
     greet(s);
     return true;
 }

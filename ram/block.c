@@ -103,6 +103,7 @@ static bool map_block(struct ram_block *b, struct error **errp)
         return false;
     }
     madvise(map, b->length, MADV_DONTFORK); /* a helper that outlives the job is not to keep it */
+    madvise(map, b->length, MADV_DONTDUMP); /* the guest's, and writing it would delay its rescue */
     b->map = map;
     return true;
 }

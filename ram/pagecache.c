@@ -34,6 +34,7 @@ static void *map(uint64_t bytes)
     }
     /* What is written while a helper lives is not to be copied. */
     madvise(at, bytes, MADV_DONTFORK);
+    madvise(at, bytes, MADV_DONTDUMP); /* the guest's RAM, as in ram/block.c */
     return at;
 }
 

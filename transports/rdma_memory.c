@@ -26,7 +26,8 @@ static bool map_region(struct rdma_region *mine, const struct channel_region *gi
                   strerror(errno));
         return false;
     }
-    madvise(map, given->length, MADV_DONTFORK);
+    madvise(map, given->length, MADV_DONTFORK); /* both as in ram/block.c */
+    madvise(map, given->length, MADV_DONTDUMP);
     *mine = (struct rdma_region){
         .fd = given->fd, .offset = given->offset, .length = given->length, .map = map};
     snprintf(mine->name, sizeof(mine->name), "%s", given->name);

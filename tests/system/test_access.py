@@ -6,7 +6,7 @@ import os
 
 import pytest
 from lab import CommandError, LabError, Qmp
-from scenes import GUEST, path
+from scenes import GUEST, eventually, path
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 STRANGER = 54321
@@ -129,6 +129,19 @@ def test_read_only_oob(lab):
     poller.cmd("qmp_capabilities", enable=["oob"])
     poller.send({"exec-oob": "migrate_cancel"})
     assert poller.answer()["error"]["code"] == "read-only"
+
+
+@path("access/read-only/keeps-nobody-out")
+def test_read_only_many(lab):
+    """Pollers that take all the sessions there are leave those of the control socket."""
+    daemon = lab.daemon("a", options=["--read-only", lab.folder / "ro"])
+    pollers = [Qmp(lab.folder / "ro", negotiate=False) for _ in range(256)]
+    late = Qmp(lab.folder / "ro", negotiate=False)
+    assert late.greeting["error"]["code"] == "sessions-too-many"
+    assert lab.session(daemon).cmd("query-version")
+    pollers.pop().close()
+    eventually(lambda: "QMP" in Qmp(lab.folder / "ro", negotiate=False).greeting,
+               what="room for a poller")
 
 
 @path("access/read-only/stranger")

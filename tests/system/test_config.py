@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 
@@ -49,6 +50,8 @@ allow-listen = 192.0.2.0/24
 allow-listen = 2001:db8::/32
 allow-listen = unix:/run/ferryd/
 metrics = 127.0.0.1:0
+metrics-mode = 0666
+metrics-group = root
 """)
     shown = check(lab, config)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
@@ -69,6 +72,7 @@ metrics = 127.0.0.1:0
     ("bits", "allow-listen = 10.0.0.0/33", "10.0.0.0/33"),
     ("bits-none", "allow-listen = 10.0.0.0/", "10.0.0.0/"),
     ("prefix", "allow-listen = unix:", "unix:"),
+    ("metrics", "metrics = 0.0.0.0:9000", "0.0.0.0:9000"),
     ("empty", "control =", "control"),
 ])
 def test_fault(lab, what, line, word):
@@ -101,6 +105,50 @@ def test_not_a_file(lab):
     assert check(lab, "/dev/zero").returncode == 2
 
 
+@path("config/file/fifo")
+def test_fifo(lab):
+    """Nobody writes to it: it is not waited for."""
+    os.mkfifo(lab.folder / "fifo")
+    shown = check(lab, lab.folder / "fifo")
+    assert shown.returncode == 2 and "fifo: " in shown.stderr
+
+
+@path("config/drop-ins/unreadable")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become one who may not read")
+def test_unreadable(lab):
+    """What they forbid would be allowed without a word."""
+    config = write(lab.folder, "log-level = info\n")
+    write(lab.folder, "allow-user = none\n", "ferryd.conf.d/10.conf")
+    os.chmod(lab.folder, 0o755)
+    os.chmod(lab.folder / "ferryd.conf.d", 0o700)
+    shown = subprocess.run([lab.build / "ferryd", "--config", config, "--check-config"], user=65534,
+                           capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 2
+    assert "ferryd.conf.d: Permission denied" in shown.stderr
+
+
+@path("config/socket/taken/{what}")
+@pytest.mark.parametrize("what", ["other-type", "no-permission"])
+def test_taken(lab, what):
+    """Somebody listens there, though a connection to him fails: his socket stays."""
+    kind = socket.SOCK_SEQPACKET if what == "other-type" else socket.SOCK_STREAM
+    where = lab.folder / "taken"
+    other = socket.socket(socket.AF_UNIX, kind)
+    other.bind(str(where))
+    other.listen()
+    options = {}
+    if what == "no-permission":
+        os.chmod(lab.folder, 0o777)
+        os.chmod(where, 0)
+        options = {"user": 65534}
+    shown = subprocess.run([lab.build / "ferryd", "--config", "", "--control", where, "--guests",
+                            lab.folder / "g", "--state-dir", lab.folder / "s"], timeout=60,
+                           capture_output=True, text=True, check=False, **options)
+    assert shown.returncode == 1
+    assert f"{where}: another daemon listens there" in shown.stderr
+    assert where.exists()
+
+
 @path("config/file/starts-nothing-with-a-fault")
 def test_start(lab):
     config = write(lab.folder, "metrics = 0.0.0.0:9000\n")
@@ -108,7 +156,7 @@ def test_start(lab):
                             lab.folder / "c", "--guests", lab.folder / "g", "--state-dir",
                             lab.folder / "s"], capture_output=True, text=True, timeout=60,
                            check=False)
-    assert shown.returncode == 1
+    assert shown.returncode == 2
     assert "0.0.0.0:9000" in shown.stderr
     assert not (lab.folder / "c").exists() and not (lab.folder / "g").exists()
 

@@ -45,7 +45,7 @@ def test_refused(lab, address):
         [lab.build / "ferryd", "--config", "", "--control", lab.folder / "c", "--guests",
          lab.folder / "g", "--state-dir", lab.folder / "s", "--metrics", address],
         capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert shown.returncode == 1
+    assert shown.returncode == 2
     assert shown.stderr.count("\n") == 1 and f"'{address}'" in shown.stderr
 
 

@@ -54,9 +54,9 @@ def test_steps():
     """The steps of the handover that the code has are those of probes.h and of the manual."""
     code = set()
     for source in (ROOT / "daemon").glob("*.c"):
-        for call in re.findall(r"probe_handover\((.*?)\);", source.read_text(encoding="utf-8"), re.S):
+        for call in re.findall(r"(?:probe_handover|note_started)\((.*?)\);", source.read_text(encoding="utf-8"), re.S):
             code |= set(re.findall(r'"([a-z-]+)"', call))
-    assert {"stop", "not-sent", "running"} <= code
+    assert {"stop", "not-sent", "running", "resolved"} <= code
     comment = re.search(r"A step of the handover(.*?)\*/", read("daemon/probes.h"), flags=re.S)[1]
     entry = re.search(r"\*handover\*(.*?)```", section("daemon/ferryd.8.scd", "PROBES"), flags=re.S)[1]
     for text in (comment, entry):

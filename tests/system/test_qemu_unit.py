@@ -13,12 +13,16 @@ from scenes import GUEST, Host, path, started_by
 pytestmark = pytest.mark.qemu
 
 NOBODY = 65534
-DROP_IN = pathlib.Path("systemd/drop-ins/qemu.conf")
+DROP_INS = pathlib.Path("systemd/drop-ins")
 
 
-def capabilities():
-    line = re.search(r"^AmbientCapabilities=(.*)$", DROP_IN.read_text(encoding="ascii"), re.M)[1]
-    return ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
+def capabilities(*drop_ins):
+    """What these give together, as setpriv has it."""
+    names = [name for drop_in in drop_ins
+             for line in re.findall(r"^AmbientCapabilities=(.*)$", (DROP_INS / drop_in).read_text(),
+                                    re.M)
+             for name in line.split()]
+    return ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in names)
 
 
 CONFINED = """#!/bin/sh
@@ -29,11 +33,14 @@ exec setpriv --reuid={nobody} --regid={nobody} --clear-groups --inh-caps=-all,{k
 
 @path("qemu/unit/{what}")
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-@pytest.mark.parametrize("what", ["moves", "throttled", "cancelled"])
+@pytest.mark.parametrize("what", ["moves", "throttled", "cancelled", "exec", "sandboxed"])
 def test_confined(vms, what):
-    with started_by(vms.lab, CONFINED.format(nobody=NOBODY, kept=capabilities())):
+    sandboxed = what == "sandboxed"
+    kept = capabilities("qemu.conf", *(["qemu-sandboxed.conf"] if sandboxed else []))
+    options = {"options": ["-sandbox", "on"]} if sandboxed else {}
+    with started_by(vms.lab, CONFINED.format(nobody=NOBODY, kept=kept)):
         vms.a, vms.b = Host(vms.lab, "c"), Host(vms.lab, "d")
-    source, target = vms.source(FILLED, attached=False), vms.target(attached=False)
+    source, target = vms.source(FILLED, attached=False, **options), vms.target(attached=False, **options)
     attach(vms.a.qmp, source)
     attach(vms.b.qmp, target)
     fds = descriptors(source)
@@ -43,6 +50,13 @@ def test_confined(vms, what):
         assert vms.a.end()["status"] == "cancelled"
         check_stays(vms.a, source)
         check_nothing_left(source, fds)
+        return
+    if what == "exec":
+        vms.lab.folder.chmod(0o777)  # the command may no more than anybody
+        vms.a.migrate(f"exec:grep Cap /proc/self/status >{vms.lab.folder}/caps; exit 3")
+        vms.a.fail(GUEST)
+        held = dict(line.split() for line in (vms.lab.folder / "caps").read_text().splitlines())
+        assert int(held["CapEff:"], 16) == int(held["CapPrm:"], 16) == 0
         return
     if what == "throttled":
         vms.a.capable(auto_converge=True)

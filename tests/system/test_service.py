@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from lab import DEADLINE, Process, Qmp
+from lab import DEADLINE, CommandError, Process, Qmp
 from scenes import GUEST, MIB, Host, eventually, move, path, started_by
 
 
@@ -148,6 +148,16 @@ def test_all_sockets(lab):
     assert daemon.terminate() == 0
 
 
+@path("service/sockets/read-only-alone")
+def test_read_only_socket(lab):
+    """It is served though no option names one."""
+    sockets = {"read-only": listening(lab.folder / "ro", socket.SOCK_STREAM)}
+    activated(lab, "a", sockets, "--control", lab.folder / "c", "--guests", lab.folder / "g")
+    with pytest.raises(CommandError) as error:
+        Qmp(lab.folder / "ro").cmd("quit")
+    assert error.value.code == "read-only"
+
+
 @path("service/sockets/guests-outlive-a-restart")
 def test_restart(lab):
     """Who connects while no daemon runs waits for the next; a guest comes back to it."""
@@ -271,11 +281,11 @@ def test_verify(lab):
                              text=True, timeout=DEADLINE, check=False)
     ours = [line for line in checked.stderr.splitlines() if "ferry" in line]
     assert (checked.returncode, ours) == (0, [])
-    assert len(names) == 6
+    assert len(names) == 8
 
 
 @path("service/units/drop-ins/{name}")
-@pytest.mark.parametrize("name", ["qemu", "rdma"])
+@pytest.mark.parametrize("name", ["qemu", "qemu-sandboxed", "rdma"])
 def test_drop_in(lab, name):
     folder = units(lab)
     drop_ins = folder / "ferryd.service.d"

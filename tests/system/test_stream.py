@@ -112,6 +112,8 @@ DAMAGE = {
     "end/missing": (END, instead(record(ALIVE) + record(GO)), "GO record out of place"),
     "order/go-early": (ROUND, before(record(GO)), "GO record out of place"),
     "order/hello-again": (ROUND, before(record(HELLO, bytes(64))), "HELLO record out of place"),
+    "order/round-far-ahead": (ROUND, rewrite(put("<Q", 0, 4)), "ROUND record out of place"),
+    "order/round-huge": (ROUND, rewrite(put("<Q", 0, 2**64 - 1)), "ROUND record out of place"),
     "order/answer": (ROUND, before(record(READY, bytes(8))), "READY record out of place"),
     "order/done": (ROUND, before(record(DONE)), "DONE record out of place"),
     "unknown/type": (ROUND, before(record(999)), "unknown type 999"),
