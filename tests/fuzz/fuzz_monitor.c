@@ -111,12 +111,13 @@ static void fuzz_client(const uint8_t *data, size_t size, size_t piece)
 
 static void fuzz_texts(const uint8_t *data, size_t size)
 {
-    struct mtree_place place;
+    struct mtree_region regions[] = {{.name = "mem0"}, {.name = "mem1"}, {.name = ""}};
     char *text = malloc(size + 1);
     require(text != NULL);
     memcpy(text, data, size);
     text[size] = '\0';
-    mtree_find(text, "mem0", &place);
+    mtree_find(text, regions, sizeof(regions) / sizeof(regions[0]));
+    require(!regions[2].found);
     free(text);
 }
 
