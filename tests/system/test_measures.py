@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is counted, what is kept within limits, and that holes stay holes."""
 
+import re
 import threading
 import time
 
@@ -215,3 +216,19 @@ def test_file(scene):
     assert source.do("state") == "given-away"
     _, records = split(file.read_bytes())
     assert sum(len(body) - 16 for kind, body in records if kind == RAM_PAGES) == 5 * PAGE
+
+
+@path("measures/ram-is-in-no-core-dump")
+def test_core_dump(scene):
+    """Of neither daemon's, and no helper inherits it: dd and dc among the mapping's flags."""
+    source, target = scene.pair()
+    hold_active(scene, source, target)
+    for host in (scene.a, scene.b):
+        with open(f"/proc/{host.daemon.pid}/smaps", encoding="ascii") as smaps:
+            mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read())
+        ram = [m for m in mappings if "/memfd:" in m and re.search(r"^Size: +16384 kB", m, re.M)]
+        assert len(ram) == 1, [m.splitlines()[0] for m in mappings]
+        flags = re.search(r"^VmFlags: (.*)$", ram[0], re.M)[1].split()
+        assert {"dd", "dc"} <= set(flags)
+    scene.a.cancel()
+    scene.a.end()
