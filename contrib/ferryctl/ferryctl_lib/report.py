@@ -5,6 +5,7 @@ import locale
 
 from .failure import Exit, Failure
 from .follow import call, named
+from .history import PARTS, SIZES, largest_size, round_name, stop_text
 from .progress import terminal_columns
 from .svg import draw
 from .text import clean, columns
@@ -14,21 +15,6 @@ from .units import show_size, show_time
 BLOCKS = " ▏▎▍▌▋▊▉█"
 PLAIN = " #"
 WIDTH_MIN = 40
-PAGE = 4096  # bytes of what the history calls a page
-PARTS = ("stop", "ram", "state", "load", "start")
-
-
-def dirtied(entry):
-    """Bytes that the guest wrote during a round."""
-    return entry["dirtied"] * PAGE
-
-
-# The bars of a round: what they show, and how many bytes.
-BARS = (
-    ("sent", lambda entry: entry["transferred"]),
-    ("dirtied", dirtied),
-    ("remaining", lambda entry: entry["remaining"]),
-)
 
 
 def bar(value, largest, width, shades):
@@ -49,12 +35,6 @@ def shades_for_locale():
     return BLOCKS
 
 
-def round_name(entry):
-    """An entry may stand for several rounds of a long migration."""
-    last = entry["round"] + entry["count"] - 1
-    return str(entry["round"]) if entry["count"] < 2 else f"{entry['round']}-{last}"
-
-
 def title(name, history):
     count = sum(entry["count"] for entry in history["rounds"])
     parts = [history.get("direction", "migration"), history.get("status", "unknown"),
@@ -64,7 +44,7 @@ def title(name, history):
 
 def round_lines(rounds, width, shades):
     """A row for each round, time going down; all bars are of one scale."""
-    largest = max((size(entry) for _, size in BARS for entry in rounds), default=0)
+    largest = largest_size(rounds)
     heads = ["ROUND", "START", "TOOK"]
     rows = [[round_name(entry), show_time(entry["start"]),
              show_time(entry["end"] - entry["start"])] for entry in rounds]
@@ -73,18 +53,17 @@ def round_lines(rounds, width, shades):
         rows = [[*row, f"{entry['throttle']} %"] for row, entry in zip(rows, rounds)]
     fixed = columns([heads, *rows], numbers=range(len(heads)))
     # For each bar its number, and what is left of the width.
-    cell = max(4, (width - max(map(len, fixed)) - len(BARS) * (2 + 10 + 1)) // len(BARS))
-    yield fixed[0] + "".join(f"  {name.upper():<{cell + 11}}" for name, _ in BARS).rstrip()
+    cell = max(4, (width - max(map(len, fixed)) - len(SIZES) * (2 + 10 + 1)) // len(SIZES))
+    yield fixed[0] + "".join(f"  {name.upper():<{cell + 11}}" for name, _ in SIZES).rstrip()
     for text, entry in zip(fixed[1:], rounds):
         bars = (f"  {show_size(size(entry)):>10} {bar(size(entry), largest, cell, shades):<{cell}}"
-                for _, size in BARS)
+                for _, size in SIZES)
         yield (text + "".join(bars)).rstrip()
 
 
 def stop_lines(stop, width, shades):
     """The stop and its parts, of a scale of their own: they are far shorter than rounds."""
-    yield (f"stopped at {show_time(stop['start'])}, for {show_time(stop['downtime'])}, "
-           f"{show_size(stop['transferred'])} sent")
+    yield stop_text(stop)
     largest = max(stop["parts"][part] for part in PARTS)
     for part in PARTS:
         value = stop["parts"][part]

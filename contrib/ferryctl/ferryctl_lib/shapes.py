@@ -5,6 +5,8 @@ A shape is a type, a tuple of types, a list of one shape, or members by name; a 
 '?' may be absent.  Members that no shape names are free.
 """
 
+from .history import PARTS
+
 NUMBER = (int, float)
 
 RAM = {
@@ -12,20 +14,20 @@ RAM = {
     "dirty-sync-count": int, "page-size": int,
 }
 DISK = {"transferred": int, "remaining": int, "total": int}
-PARTS = {name: NUMBER for name in ("stop", "ram", "state", "load", "start")}
+STOP_PARTS = {name: NUMBER for name in PARTS}
 ROUND = {
     "round": int, "count": int, "start": NUMBER, "end": NUMBER, "transferred": int, "pages": int,
     "dirtied": int, "remaining": int, "throttle": int,
 }
 MIGRATION = {
     "status?": str, "direction?": str, "total-time?": int, "expected-downtime?": int,
-    "cpu-throttle-percentage?": int, "downtime?": int, "downtime-parts?": PARTS,
+    "cpu-throttle-percentage?": int, "downtime?": int, "downtime-parts?": STOP_PARTS,
     "error-desc?": str, "ram?": RAM, "disk?": DISK, "handover?": str, "blocked-reasons?": [str],
     "listening?": str,
 }
 HISTORY = {
     "direction?": str, "status?": str, "rounds": [ROUND],
-    "stop?": {"start": NUMBER, "downtime": NUMBER, "transferred": int, "parts": PARTS},
+    "stop?": {"start": NUMBER, "downtime": NUMBER, "transferred": int, "parts": STOP_PARTS},
 }
 SCHEMA_ENTRY = {
     "name": str, "meta-type": str, "json-type?": str, "values?": [str],

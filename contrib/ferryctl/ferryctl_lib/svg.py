@@ -3,18 +3,17 @@
 
 import xml.etree.ElementTree as xml
 
+from .history import PARTS, dirtied, largest_size, round_name, stop_text
 from .units import show_size, show_time
 
 WIDTH, MARGIN = 960, 70
 ROUNDS_TOP, ROUNDS_HEIGHT = 60, 300
 STOP_TOP, STOP_HEIGHT = 460, 40
 HEIGHT = 580
-PAGE = 4096  # bytes of what the history calls a page
 THIN = 1.0  # the least width of what has a length
 
 COLOURS = {"sent": "#4c78a8", "dirtied": "#e45756", "remaining": "#222222", "stopped": "#bbbbbb"}
-PARTS = {"stop": "#bab0ac", "ram": "#4c78a8", "state": "#f58518", "load": "#54a24b",
-         "start": "#b279a2"}
+PART_COLOURS = ("#bab0ac", "#4c78a8", "#f58518", "#54a24b", "#b279a2")
 
 
 class Picture:
@@ -75,11 +74,6 @@ def end_of(history):
     return max(ends, default=0)
 
 
-def largest_of(history):
-    return max((size for entry in history["rounds"] for size in
-                (entry["transferred"], entry["dirtied"] * PAGE, entry["remaining"])), default=0)
-
-
 def axes(picture, scale):
     picture.line([(MARGIN, ROUNDS_TOP), (MARGIN, scale.y(0)), (WIDTH - MARGIN, scale.y(0))],
                  "#888888")
@@ -97,12 +91,11 @@ def legend(picture):
 
 
 def round_title(entry):
-    last = entry["round"] + entry["count"] - 1
-    name = f"round {entry['round']}" if entry["count"] < 2 else f"rounds {entry['round']}-{last}"
+    name = f"round{'' if entry['count'] < 2 else 's'} {round_name(entry)}"
     throttled = f", guest throttled {entry['throttle']} %" if entry["throttle"] else ""
     return (f"{name}: {show_time(entry['end'] - entry['start'])} from "
             f"{show_time(entry['start'])}, {show_size(entry['transferred'])} sent, "
-            f"{show_size(entry['dirtied'] * PAGE)} dirtied, "
+            f"{show_size(dirtied(entry))} dirtied, "
             f"{show_size(entry['remaining'])} remaining{throttled}")
 
 
@@ -111,7 +104,7 @@ def one_round(picture, scale, entry):
     group = picture.group("round", round_title(entry))
     left = scale.x(entry["start"])
     half = max(THIN, (scale.x(entry["end"]) - left) / 2)
-    values = (("sent", entry["transferred"]), ("dirtied", entry["dirtied"] * PAGE))
+    values = (("sent", entry["transferred"]), ("dirtied", dirtied(entry)))
     for at, (name, size) in enumerate(values):
         picture.rect(group, left + at * half, scale.y(size), half, scale.height(size),
                      COLOURS[name], 0.7)
@@ -126,11 +119,9 @@ def remaining_line(picture, scale, rounds):
 def stop_bar(picture, stop):
     """The parts of the stop, over the whole width."""
     total = sum(stop["parts"][part] for part in PARTS) or 1
-    picture.text(MARGIN, STOP_TOP - 12,
-                 f"stopped at {show_time(stop['start'])}, for {show_time(stop['downtime'])}, "
-                 f"{show_size(stop['transferred'])} sent")
+    picture.text(MARGIN, STOP_TOP - 12, stop_text(stop))
     left = MARGIN
-    for at, (part, colour) in enumerate(PARTS.items()):
+    for at, (part, colour) in enumerate(zip(PARTS, PART_COLOURS)):
         took = stop["parts"][part]
         width = took / total * (WIDTH - 2 * MARGIN)
         group = picture.group("part", f"{part}: {show_time(took)}")
@@ -143,7 +134,7 @@ def stop_bar(picture, stop):
 def draw(title, history):
     """The picture's bytes."""
     picture = Picture()
-    scale = Scale(end_of(history), largest_of(history))
+    scale = Scale(end_of(history), largest_size(history["rounds"]))
     picture.text(MARGIN, 22, title, size=15)
     legend(picture)
     axes(picture, scale)
