@@ -10,6 +10,8 @@ from scenes import GUEST, MIB, PAGE, SLOW, eventually, path
 
 SVG = "{http://www.w3.org/2000/svg}"
 PARTS = ["stop", "ram", "state", "load", "start"]
+ROUND = {"round": 1, "count": 8, "start": 0, "end": 70000, "transferred": MIB, "pages": 256,
+         "dirtied": 0, "remaining": 0, "throttle": 40}
 
 
 @pytest.fixture
@@ -68,6 +70,18 @@ def test_plain(scene, ctl):
     assert max(map(len, text.splitlines()[-5:])) == 60, text
 
 
+@path("ferryctl/report/older-python/{encoding}")
+@pytest.mark.parametrize("encoding,block", [("C.UTF-8", True), ("C", False)])
+def test_older(lab, ctl, encoding, block):
+    """Pythons before 3.11 do not have locale.getencoding."""
+    (lab.folder / "sitecustomize.py").write_text(
+        "import locale\nvars(locale).pop('getencoding', None)\n", encoding="ascii")
+    liar = Liar(lab, answering({"query-migrate-history": {
+        "direction": "outgoing", "status": "failed", "rounds": [ROUND]}}))
+    text = ctl.good(liar.path, "report", "g", LC_ALL=encoding, PYTHONPATH=str(lab.folder))
+    assert ("█" in text) == block, text
+
+
 @path("ferryctl/report/svg")
 def test_svg(scene, ctl):
     told = moved(scene)
@@ -103,10 +117,8 @@ def test_nothing(scene, ctl):
 @path("ferryctl/report/long-and-throttled")
 def test_long(lab, ctl):
     """What stands for several rounds says so; a failed one has no stop; names stay harmless."""
-    entry = {"round": 1, "count": 8, "start": 0, "end": 70000, "transferred": MIB, "pages": 256,
-             "dirtied": 0, "remaining": 0, "throttle": 40}
     liar = Liar(lab, answering({"query-migrate-history": {
-        "direction": "outgoing", "status": "<&\x1b>", "rounds": [entry]}}))
+        "direction": "outgoing", "status": "<&\x1b>", "rounds": [ROUND]}}))
     title, *drawn = ctl.good(liar.path, "report", "g").splitlines()
     assert title == r"g: outgoing, <&\x1b>, 8 rounds"
     assert drawn[0].split()[:4] == ["ROUND", "START", "TOOK", "THROTTLED"]

@@ -29,7 +29,8 @@ def bar(value, largest, width, shades):
 def shades_for_locale():
     """Blocks where the locale has them; what Python writes in is another matter."""
     try:
-        BLOCKS.encode(locale.getencoding())
+        # getpreferredencoding says what Python writes in; getencoding is new in Python 3.11.
+        BLOCKS.encode(locale.nl_langinfo(locale.CODESET))
     except UnicodeEncodeError:
         return PLAIN
     return BLOCKS
