@@ -2,10 +2,12 @@
 """ferryctl migrates: what it shows, how it ends, and that Ctrl-C is asked about."""
 
 import json
+import signal
+import threading
 
 import pytest
-from ctl import Ctl
-from lab import Cut
+from ctl import GREETING, Ctl, Liar, requests
+from lab import DEADLINE, Cut
 from scenes import GUEST, MIB, SLOW, check_moved, check_source_runs, path
 from stream import GO, Tap
 
@@ -201,6 +203,28 @@ def test_left(scene, ctl):
     assert running.end() == 6, running.text
     assert "was left running" in running.text.splitlines()[-1]
     finish(scene)
+
+
+@path("ferryctl/exit/interrupted-without-wait/{command}")
+@pytest.mark.parametrize("command", ["migrate", "incoming"])
+def test_unanswered(lab, ctl, command):
+    """What waits for nothing but an answer is ended by the signal."""
+    asked = threading.Event()
+
+    def serve(sock):
+        sock.sendall(GREETING)
+        for name in requests(sock):
+            if name.startswith("migrate"):
+                asked.set()
+            else:
+                sock.sendall(b'{"return": {}}\r\n')
+
+    liar = Liar(lab, serve)
+    running = ctl.started(liar.path, command, "g", "tcp:x:1", "--timeout", "5s")
+    assert asked.wait(DEADLINE)
+    running.interrupt()
+    assert running.end() == -signal.SIGINT, running.text
+    assert running.text == ""
 
 
 # ---- Ctrl-C on a terminal ----

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Commands that start a migration: to a peer, from one, into a file and out of it."""
 
+import contextlib
 import os
 
 from .failure import Exit, Failure
@@ -23,6 +24,11 @@ def prepare(session, guest):
             "capabilities": capability_states(values["cap"]), **named(guest)})
 
 
+def noting_interrupts(session):
+    """Ctrl-C is noted for what is followed; where an answer alone is awaited it ends ferryctl."""
+    return Interrupts() if session.values["wait"] else contextlib.nullcontext()
+
+
 def follow(session, guest, interrupts):
     return Follower(session.client(), guest, session.out, interrupts).run()
 
@@ -32,7 +38,7 @@ def run_migrate(session):
     prepare(session, guest)
     arguments = {"uri": session.values["URI"]}
     arguments.update({name: True for name in ("blk", "inc") if session.values[name]})
-    with Interrupts() as interrupts:
+    with noting_interrupts(session) as interrupts:
         answer = begin(session.client(), guest, "migrate", arguments)
         if session.values["wait"]:
             return follow(session, guest, interrupts)
@@ -54,7 +60,7 @@ def begin_incoming(session, guest, uri):
 def run_incoming(session):
     guest = session.guest()
     prepare(session, guest)
-    with Interrupts() as interrupts:
+    with noting_interrupts(session) as interrupts:
         begin_incoming(session, guest, session.values["URI"])
         tell_listening(session, guest)
         if session.values["wait"]:
