@@ -151,7 +151,9 @@ def test_failed(scene, ctl):
     source, _ = pair(scene)
     done = ctl.run(scene.a, "migrate", GUEST, "tcp:127.0.0.1:1", "--wait")
     assert done.status == 3, done
-    assert done.out.splitlines()[-1].startswith("failed: "), done
+    last = done.out.splitlines()[-1]
+    assert last.startswith("failed: ") and last.endswith(" (connect-failed)"), done
+    assert last in ctl.good(scene.a, "status", GUEST)
     check_source_runs(scene.a, source)
 
 

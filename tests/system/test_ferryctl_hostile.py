@@ -102,6 +102,7 @@ WAITING = {
     "no-json": {"query-migrate": b"oops\r\n"},
     "silent": {"query-migrate": b""},
     "of-another-type": {"query-migrate": {**INFO, "ram": []}},
+    "error-of-another-type": {"query-migrate": {**INFO, "error-code": 5}},
     "refused": {"query-migrate": b'{"error": {"class": "GenericError", "desc": "no"}}\r\n'},
     "forgotten": {"query-migrate": {}},
 }
@@ -115,12 +116,31 @@ def test_waiting(lab, ctl, how):
     assert "not known here" in check_one_line(ctl, 5, "migrate", "g", "tcp:x:1", "--wait")
 
 
+FAILED = {
+    "without-a-reason": [{}, ""],
+    "without-a-code": [{"error-desc": "no"}, ", no"],
+    "without-a-text": [{"error-code": "timeout"}, ""],
+    "a-code-that-drives-a-terminal": [{"error-desc": "no", "error-code": "\x1b[2J\n"},
+                                      r", no (\x1b[2J\n)"],
+}
+
+
 @path("ferryctl/hostile/no-answer-to-migrate")
 @pytest.mark.parametrize("command", ["migrate", "incoming"])
 def test_begun(lab, ctl, command):
     """It may have begun."""
     Liar(lab, answering({"migrate": None, "migrate-incoming": None}))
     assert "not known here" in check_one_line(ctl, 5, command, "g", "tcp:x:1")
+
+
+@path("ferryctl/hostile/failed/{how}")
+@pytest.mark.parametrize("how", FAILED)
+def test_failed(lab, ctl, how):
+    """A daemon need not tell why."""
+    told, shown = FAILED[how]
+    liar = Liar(lab, answering({"query-migrate": {**INFO, "status": "failed", **told}}))
+    done = ctl.run(liar.path, "migrate", "g", "tcp:x:1", "--wait")
+    assert (done.status, done.out) == (3, f"failed: total time 1 ms{shown}\n"), done
 
 
 @path("ferryctl/hostile/names-do-not-drive-the-terminal")

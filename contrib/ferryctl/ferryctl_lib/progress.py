@@ -95,6 +95,12 @@ def progress_line(info, width):
     return "  ".join(texts)[:width]
 
 
+def error_text(info):
+    """Why it failed, and behind that the code to look up, where the daemon tells one."""
+    code = f" ({clean(info['error-code'])})" if "error-code" in info else ""
+    return clean(info["error-desc"]) + code
+
+
 def end_line(info):
     """How it ended, in one line."""
     texts = [f"total time {show_time(info.get('total-time', 0))}"]
@@ -104,7 +110,7 @@ def end_line(info):
         size = info["ram"]["transferred"] + info.get("disk", {}).get("transferred", 0)
         texts.append(f"{show_size(size)} {verb(info)}")
     if "error-desc" in info:
-        texts.append(clean(info["error-desc"]))
+        texts.append(error_text(info))
     return f"{phase(info)}: {', '.join(texts)}"
 
 

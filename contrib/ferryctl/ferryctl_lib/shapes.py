@@ -22,8 +22,8 @@ ROUND = {
 MIGRATION = {
     "status?": str, "direction?": str, "total-time?": int, "expected-downtime?": int,
     "cpu-throttle-percentage?": int, "downtime?": int, "downtime-parts?": STOP_PARTS,
-    "error-desc?": str, "ram?": RAM, "disk?": DISK, "handover?": str, "blocked-reasons?": [str],
-    "listening?": str,
+    "error-desc?": str, "error-code?": str, "ram?": RAM, "disk?": DISK, "handover?": str,
+    "blocked-reasons?": [str], "listening?": str,
 }
 HISTORY = {
     "direction?": str, "status?": str, "rounds": [ROUND],
