@@ -137,7 +137,7 @@ class Running:
 
 
 class Piped(Running):
-    """With pipes."""
+    """With pipes: which of them was written to first is not to be seen in the text."""
 
     def __init__(self, proc):
         super().__init__(proc)
