@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ferryctl's commands that set, tell and keep: guests, status, set, caps, attach, save, raw..."""
 
+import contextlib
 import json
 import os
 import re
@@ -145,13 +146,20 @@ def test_attach_again(scene, ctl):
     assert GUEST in ctl.good(scene.a, "guests")
 
 
+@contextlib.contextmanager
+def libferry_at(where):
+    """The socket of a libferry that listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(where))
+        listener.listen()
+        yield listener
+
+
 @path("ferryctl/attach/socket")
 def test_attach_socket(scene, ctl):
     """ferryctl connects to a libferry that listens, and gives the daemon the connection."""
     where = scene.lab.folder / "libferry"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(where))
-        listener.listen()
+    with libferry_at(where) as listener:
         running = ctl.started(scene.a, "attach", "x", "--socket", where)
         sock, _ = listener.accept()
     with sock:
@@ -170,9 +178,7 @@ def test_attach_socket(scene, ctl):
 def test_attach_refused(scene, ctl):
     """What was passed and not used is not kept."""
     where = scene.lab.folder / "libferry"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(where))
-        listener.listen()
+    with libferry_at(where) as listener:
         for _ in range(70):
             assert "printable" in ctl.bad(scene.a, 1, "attach", "a b", "--socket", where)
             listener.accept()[0].close()

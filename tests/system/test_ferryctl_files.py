@@ -16,6 +16,17 @@ def ctl(lab):
     return Ctl(lab)
 
 
+def slowly_saved(scene, ctl):
+    """A guest that is being saved until something is done about it: both VMMs, the file, and what
+    waits for it."""
+    source, target = scene.pair(fill=16 * MIB)
+    scene.a.set(max_bandwidth=MIB)
+    file = scene.lab.folder / "saved"
+    running = ctl.started(scene.a, "save", GUEST, file)
+    running.await_text("round 1")
+    return source, target, file, running
+
+
 @path("ferryctl/save-and-restore")
 def test_save(scene, ctl):
     source, _ = scene.pair(fill=8 * MIB)
@@ -83,11 +94,7 @@ def test_save_stuck(scene, ctl):
 
 @path("ferryctl/save/daemon-lost")
 def test_save_lost(scene, ctl):
-    source, _ = scene.pair(fill=16 * MIB)
-    scene.a.set(max_bandwidth=MIB)
-    file = scene.lab.folder / "saved"
-    running = ctl.started(scene.a, "save", GUEST, file)
-    running.await_text("round 1")
+    source, _, file, running = slowly_saved(scene, ctl)
     scene.a.kill()
     assert running.end() == 5, running.text
     assert f"is in {file}.part" in running.text and "is not known here" in running.text
@@ -98,11 +105,7 @@ def test_save_lost(scene, ctl):
 @path("ferryctl/save/left-running")
 def test_save_left(scene, ctl):
     """The part is kept, it is said where, and no other save writes over it."""
-    source, target = scene.pair(fill=16 * MIB)
-    scene.a.set(max_bandwidth=MIB)
-    file = scene.lab.folder / "saved"
-    running = ctl.started(scene.a, "save", GUEST, file)
-    running.await_text("round 1")
+    source, target, file, running = slowly_saved(scene, ctl)
     running.interrupt()
     assert running.end() == 6, running.text
     assert f"is in {file}.part" in running.text
