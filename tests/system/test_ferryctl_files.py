@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from ctl import Ctl
-from scenes import GUEST, MIB, check_moved, check_source_runs, path
+from scenes import GUEST, MIB, Host, check_moved, check_source_runs, path
 
 
 @pytest.fixture
@@ -64,6 +64,21 @@ def test_save_failed(scene, ctl):
     ctl.bad(scene.a, 1, "save", "other", file)
     assert not pathlib.Path(f"{file}.part").exists()
     assert "No such file" in ctl.bad(scene.a, 1, "save", GUEST, scene.lab.folder / "no" / "file")
+
+
+@path("ferryctl/{command}/not-allowed")
+@pytest.mark.parametrize("command", ["save", "restore"])
+def test_not_allowed(lab, ctl, command):
+    """As the shipped configuration has it: what to change is said, and nothing is left over."""
+    host = Host(lab, "a", options=["--allow-fd", "none"])
+    host.scripted(incoming=command == "restore")
+    file = lab.folder / "saved"
+    file.write_text("of before", encoding="ascii")
+    before = host.run_state()
+    assert ctl.bad(host, 1, command, GUEST, file).count("allow-fd") == 1
+    assert file.read_text(encoding="ascii") == "of before"
+    assert not pathlib.Path(f"{file}.part").exists()
+    assert host.run_state() == before
 
 
 @path("ferryctl/save/reader-gone")
