@@ -4,12 +4,12 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "daemon/sockets.h"
+#include "protocol/pause.h"
 #include "transports/resolve.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
-#include <event2/event.h>
 #include <event2/http.h>
 #include <event2/listener.h>
 #include <netinet/in.h>
@@ -23,14 +23,11 @@
 #define HEADERS_MAX  8192
 #define IDLE_SECONDS 10
 
-/* After accept failed for want of descriptors: time for some to become free. */
-static const struct timeval accept_pause = {.tv_usec = 100 * 1000L};
-
 /* One in a process: what evhttp hands to its listener's callbacks is evhttp's own. */
 static struct {
     struct evhttp *http;
     struct evconnlistener *accepting; /* of http */
-    struct event *resume;
+    struct accept_pause pause;
     char *path; /* of its unix socket; NULL: it has none */
 } server;
 
@@ -147,22 +144,11 @@ static void log_address(int fd, const char *address)
 
 /* ---- life ---- */
 
-/* The connection that can't be accepted keeps the socket readable: trying on would spin. */
 static void on_accept_error(struct evconnlistener *accepting, void *arg)
 {
+    (void)accepting;
     (void)arg;
-    log_warning("metrics: can't accept a connection: %s", strerror(errno));
-    if (event_add(server.resume, &accept_pause) == 0) {
-        evconnlistener_disable(accepting);
-    }
-}
-
-static void on_resume(evutil_socket_t fd, short events, void *arg)
-{
-    (void)fd;
-    (void)events;
-    (void)arg;
-    evconnlistener_enable(server.accepting);
+    accept_pause_begin(&server.pause);
 }
 
 /* Takes over `fd`. */
@@ -170,17 +156,18 @@ static bool start(struct ferryd *d, int fd)
 {
     struct event_base *base = loop_base(d->loop);
     server.http = evhttp_new(base);
-    server.resume = event_new(base, -1, 0, on_resume, NULL);
+    bool pauses = accept_pause_init(&server.pause, base, "a scraper's connection");
     /* evhttp puts its own callback, and the argument of it, into the listener. */
     server.accepting =
         evconnlistener_new(base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!server.accepting) {
         close(fd);
     }
-    if (!server.http || !server.resume || !server.accepting ||
+    if (!server.http || !pauses || !server.accepting ||
         !evhttp_bind_listener(server.http, server.accepting)) {
         return false;
     }
+    server.pause.listener = server.accepting;
     evconnlistener_set_error_cb(server.accepting, on_accept_error);
     evhttp_set_allowed_methods(server.http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
     evhttp_set_max_headers_size(server.http, HEADERS_MAX);
@@ -207,11 +194,9 @@ bool metrics_serve(struct ferryd *d, const struct socket_options *o, struct erro
 
 void metrics_end(void)
 {
+    accept_pause_destroy(&server.pause);
     if (server.http) {
         evhttp_free(server.http);
-    }
-    if (server.resume) {
-        event_free(server.resume);
     }
     if (server.path) {
         unlink(server.path);

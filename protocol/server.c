@@ -5,26 +5,23 @@
 #include "protocol/builtin.h"
 #include "protocol/encode.h"
 #include "protocol/introspect.h"
+#include "protocol/pause.h"
 #include "protocol/session.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
-#include <event2/event.h>
 #include <event2/listener.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* After accept failed for want of descriptors or memory: time for some to become free. */
-static const struct timeval accept_pause = {.tv_usec = 100 * 1000L};
-
 struct listener {
     LIST_ENTRY(listener) link;
     struct qmp_server *server;
     bool read_only;
     struct evconnlistener *accepting;
-    struct event *resume;
+    struct accept_pause pause;
 };
 
 static json_t *version_info(const struct qmp_config *config)
@@ -75,8 +72,8 @@ struct qmp_server *qmp_server_new(const struct qmp_config *config, struct error 
 
 static void listener_free(struct listener *listener)
 {
+    accept_pause_destroy(&listener->pause);
     evconnlistener_free(listener->accepting);
-    event_free(listener->resume);
     free(listener);
 }
 
@@ -159,22 +156,11 @@ static void on_connection(struct evconnlistener *accepting, evutil_socket_t fd,
     }
 }
 
-/* The connection that can't be accepted keeps the socket readable: trying on would spin. */
 static void on_accept_error(struct evconnlistener *accepting, void *opaque)
 {
+    (void)accepting;
     struct listener *listener = opaque;
-    log_warning("can't accept a control session: %s", strerror(errno));
-    if (event_add(listener->resume, &accept_pause) == 0) {
-        evconnlistener_disable(accepting);
-    }
-}
-
-static void on_accept_resume(evutil_socket_t fd, short what, void *opaque)
-{
-    (void)fd;
-    (void)what;
-    struct listener *listener = opaque;
-    evconnlistener_enable(listener->accepting);
+    accept_pause_begin(&listener->pause);
 }
 
 static struct listener *listener_new(struct qmp_server *server, int fd, bool read_only)
@@ -185,8 +171,7 @@ static struct listener *listener_new(struct qmp_server *server, int fd, bool rea
     }
     listener->server = server;
     listener->read_only = read_only;
-    listener->resume = event_new(server->base, -1, 0, on_accept_resume, listener);
-    if (!listener->resume) {
+    if (!accept_pause_init(&listener->pause, server->base, "a control session")) {
         free(listener);
         return NULL;
     }
@@ -194,10 +179,11 @@ static struct listener *listener_new(struct qmp_server *server, int fd, bool rea
     listener->accepting = evconnlistener_new(server->base, on_connection, listener,
                                              LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!listener->accepting) {
-        event_free(listener->resume);
+        accept_pause_destroy(&listener->pause);
         free(listener);
         return NULL;
     }
+    listener->pause.listener = listener->accepting;
     evconnlistener_set_error_cb(listener->accepting, on_accept_error);
     return listener;
 }
