@@ -130,11 +130,9 @@ static uid_t peer_uid(int fd)
 static bool admit(struct qmp_server *server, const struct session_client *client,
                   struct error **errp)
 {
-    size_t count = *server_session_count(server, client->read_only);
-    size_t most = client->read_only ? SERVER_MAX_READ_ONLY : SERVER_MAX_SESSIONS;
-    if (count >= most) {
-        error_set(errp, "sessions-too-many", "There are %zu %s sessions already", most,
-                  client->read_only ? "read-only" : "control");
+    if (*server_session_count(server, client->read_only) >= SERVER_MAX_SESSIONS) {
+        error_set(errp, "sessions-too-many", "There are %d %s sessions already",
+                  SERVER_MAX_SESSIONS, client->read_only ? "read-only" : "control");
         return false;
     }
     return !server->admit || server->admit(server->opaque, client->uid, client->read_only, errp);

@@ -13,11 +13,11 @@
 #define SERVER_READ_SIZE ((size_t)64 * 1024)
 
 /*
- * More than any set of tools needs; each session costs a descriptor and up to some MiB.  Pollers
- * are counted apart: they are not to keep out whoever has to act.
+ * Of each kind, more than any set of tools needs; each session costs a descriptor and up to some
+ * MiB. Pollers, on a read-only socket, are counted apart: they are not to keep out whoever has to
+ * act.
  */
-#define SERVER_MAX_SESSIONS  256
-#define SERVER_MAX_READ_ONLY 256
+#define SERVER_MAX_SESSIONS 256
 
 struct session;
 struct listener;
