@@ -29,7 +29,7 @@ apt()
 		-o APT::Sandbox::User= -o Debug::NoLocking=true "$@"
 }
 
-# Reads the lists of these suites.
+# Reads the lists of these suites.  Callers ask whether it succeeded: set -e does not hold in it.
 use_suites()
 {
 	local site suite
@@ -37,20 +37,21 @@ use_suites()
 	[ -n "$release" ] || fail "this distribution has no code name"
 	site=$(mirror)
 	[ -n "$site" ] || fail "the machine's own package sources are not known: run apt-get update"
-	mkdir -p "$cache/lists/partial" "$cache/archives/archives/partial"
+	mkdir -p "$cache/lists/partial" "$cache/archives/archives/partial" || return
 	for suite; do
 		echo "deb $site $suite main"
-	done >"$cache/sources.list"
+	done >"$cache/sources.list" || return
 	apt update
 }
 
-# Everything that was fetched, into $cache/root.
+# Everything that was fetched, into $cache/root, which is there only once it is whole.
 unpack()
 {
 	local deb
 	for deb in "$cache"/archives/archives/*.deb; do
-		dpkg -x "$deb" "$cache/root"
+		dpkg -x "$deb" "$cache/root.new"
 	done
+	mv "$cache/root.new" "$cache/root"
 }
 
 # What was needed only until then.

@@ -26,6 +26,54 @@ def unpacked(tmp_path_factory):
     return pathlib.Path(done.stdout.strip())
 
 
+# apt-get and dpkg as far as the script uses them; FAILS, a pattern, is what does not succeed.
+STAND_INS = {
+    "apt-get": """#!/bin/sh
+. /etc/os-release
+case "$*" in
+    $FAILS) exit 100 ;;
+    *indextargets*) echo "$VERSION_CODENAME Debian http://mirror.invalid" ;;
+    *" download "*) touch "$$.deb" ;;
+esac
+""",
+    "dpkg": """#!/bin/sh
+mkdir -p "$3"
+case "$(ls "$3" | wc -l)" in
+    $FAILS) exit 2 ;;
+esac
+touch "$3/${2##*/}"
+""",
+}
+FAILURES = {
+    "first-download": "* download *qemu-qmp*", "one-download": "* download *cffi*",
+    "last-download": "* download *pycurl*", "second-archive": "1",
+}
+
+
+def fetched(folder, fails):
+    """What the script comes to, with the stand-ins."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, text in STAND_INS.items():
+        (programs / name).write_text(text, encoding="ascii")
+        (programs / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "FAILS": fails,
+           "XDG_CACHE_HOME": str(folder / "cache")}
+    return subprocess.run([CLIENTS / "fetch"], capture_output=True, text=True, timeout=DEADLINE,
+                          check=False, env=env)
+
+
+@path("clients/fetch/failed/{what}")
+@pytest.mark.parametrize("what", FAILURES)
+def test_fetch_failed(tmp_path, what):
+    """Half of it is not taken for the whole, and the next time it is all there."""
+    done = fetched(tmp_path, FAILURES[what])
+    assert done.returncode != 0 and done.stdout == "", done
+    done = fetched(tmp_path, "nothing")
+    assert done.returncode == 0, done
+    assert len(os.listdir(done.stdout.strip())) == 10
+
+
 def program(root, *argv, **options):
     """A Python program with what is unpacked; what it prints."""
     folders = [root / "usr/lib/python3/dist-packages", root / "usr/share/ganeti/3.0"]
