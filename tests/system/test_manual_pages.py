@@ -105,6 +105,14 @@ def test_ferryd_options(request):
     assert not missing(options, re.findall(r"--[a-z-]+", read("daemon/ferryd.8.scd")))
 
 
+@path("manual/ferryd/messages")
+def test_ferryd_messages():
+    """Each kind of message that the journal gets has its id there."""
+    ids = re.findall(r'"([0-9a-f]{32})"', read("daemon/messages.h"))
+    assert len(ids) == len(set(ids)) > 3
+    assert not missing(ids, re.findall(r"[0-9a-f]{32}", read("daemon/ferryd.8.scd")))
+
+
 @path("manual/ferryctl/options")
 def test_ferryctl_options():
     """Each command and option of the table is on the page, and no other is."""
