@@ -268,12 +268,13 @@ manual:
 	tests/manual
 
 tidy: $(BUILD)/gen/control_schema.c
-	clang-tidy --quiet $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES)) -- $(FERRY_CFLAGS)
+	printf '%s\n' $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES)) | \
+		xargs -P "$$(nproc)" -I {} clang-tidy --quiet {} -- $(FERRY_CFLAGS)
 
 # missingIncludeSystem: cppcheck needs no system headers.  uninitvar: it does not see that
 # TAILQ_FOREACH sets its variable; the compiler and clang-tidy look for the same.
 cppcheck:
-	cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 -I. \
+	cppcheck --quiet -j "$$(nproc)" --error-exitcode=1 --inline-suppr --std=c11 -I. \
 		--enable=warning,performance,portability \
 		--suppress=missingIncludeSystem --suppress=uninitvar $(sort $(DAEMON_SOURCES) $(LIBFERRY_SOURCES))
 
