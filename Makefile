@@ -318,9 +318,10 @@ install: $(INSTALLABLE)
 	test -e $(DESTDIR)$(sysconfdir)/ferryd.conf || \
 		install -D -m 644 systemd/ferryd.conf $(DESTDIR)$(sysconfdir)/ferryd.conf
 
-# The configuration stays.
+# The configuration stays; of the folders, those go that are nobody else's.
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(LINKS) $(foreach one,$(INSTALLED),$(word 2,$(subst :, ,$(one)))))
+	rm -rf $(DESTDIR)$(datadir)/ferry
 
 clean:
 	rm -rf build
