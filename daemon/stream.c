@@ -80,7 +80,8 @@ void stream_open(struct stream *s, struct channel *channel, const struct wait *r
         .write_wait = *write_wait,
         .sink = {.write = sink_write, .opaque = s},
     };
-    s->reader = record_reader_new(&(struct record_source){.read = source_read, .opaque = s});
+    s->reader = record_reader_new(&(struct record_source){
+        .read = source_read, .opaque = s, .in_place = channel->ops->in_place});
 }
 
 void stream_close(struct stream *s)

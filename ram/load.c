@@ -10,7 +10,14 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+/* The kernel's MADV_POPULATE_WRITE, which older headers lack: maps pages in without a fault each.
+ */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* Pieces of payload: what was just received and is still in the cache. */
 #define PIECE_MAX (256u << 10)
@@ -53,14 +60,11 @@ static bool no_memory(const struct ram_block *b, uint64_t offset, struct error *
     return false;
 }
 
-/* The one place where received pages are put where they belong. */
+/* ---- into fresh memory ---- */
+
 static bool put_bytes(const struct ram_block *b, uint64_t offset, const uint8_t *from,
                       size_t length, struct error **errp)
 {
-    if (b->no_pwrite) {
-        struct copy c = {.to = b->map + offset, .from = from, .length = length};
-        return fault_guarded(copy_bytes, &c) || no_memory(b, offset, errp);
-    }
     while (length) {
         ssize_t n = pwrite(b->fd, from, length, (off_t)(b->offset + offset));
         if (n < 0 && errno == EINTR) {
@@ -78,6 +82,90 @@ static bool put_bytes(const struct ram_block *b, uint64_t offset, const uint8_t 
     return true;
 }
 
+static bool fill_range(const struct ram_block *b, uint64_t offset, struct record_reader *reader,
+                       struct record *rec, struct error **errp)
+{
+    while (rec->payload) {
+        size_t n;
+        const uint8_t *piece = record_payload(reader, rec, RAM_PAGE_SIZE, PIECE_MAX, &n, errp);
+        if (!piece || !put_bytes(b, offset, piece, n, errp)) {
+            return false;
+        }
+        offset += n;
+    }
+    return true;
+}
+
+/* ---- over what is there ---- */
+
+/* Where that fails, the pages are mapped one by one as they are written to. */
+static void map_range(struct ram_block *b, uint64_t at, uint64_t end)
+{
+    while ((at = bits_next_clear(b->mapped, at, end)) < end) {
+        uint64_t stop = bits_next_set(b->mapped, at, end);
+        madvise(ram_page(b, at), (stop - at) << RAM_PAGE_SHIFT, MADV_POPULATE_WRITE);
+        bits_set_range(b->mapped, at, stop);
+        at = stop;
+    }
+}
+
+/* Bytes read into their place; 0 with an error, which names the block when its memory is gone. */
+static size_t read_in_place(const struct ram_block *b, uint64_t offset,
+                            struct record_reader *reader, struct record *rec, struct error **errp)
+{
+    struct error *err = NULL;
+    size_t n = record_payload_to(reader, rec, b->map + offset, &err);
+    if (err && strcmp(err->code, "ram-vanished") == 0) {
+        error_free(err);
+        no_memory(b, offset, errp);
+    } else if (err) {
+        error_move(errp, err);
+    }
+    return n;
+}
+
+static size_t copy_in_place(const struct ram_block *b, uint64_t offset,
+                            struct record_reader *reader, struct record *rec, struct error **errp)
+{
+    size_t n;
+    const uint8_t *piece = record_payload(reader, rec, 1, PIECE_MAX, &n, errp);
+    struct copy c = {.to = b->map + offset, .from = piece, .length = n};
+    if (!piece) {
+        return 0;
+    }
+    return fault_guarded(copy_bytes, &c) || no_memory(b, offset, errp) ? n : 0;
+}
+
+static bool overwrite_range(const struct ram_block *b, uint64_t offset,
+                            struct record_reader *reader, struct record *rec, struct error **errp)
+{
+    while (rec->payload) {
+        size_t n = record_payload_is_ahead(reader, rec)
+                       ? read_in_place(b, offset, reader, rec, errp)
+                       : copy_in_place(b, offset, reader, rec, errp);
+        if (!n) {
+            return false;
+        }
+        offset += n;
+    }
+    return true;
+}
+
+/* The one place where received pages are put where they belong. */
+static bool put_range(struct ram_block *b, uint64_t offset, struct record_reader *reader,
+                      struct record *rec, struct error **errp)
+{
+    uint64_t first = offset >> RAM_PAGE_SHIFT;
+    uint64_t end = first + (rec->payload >> RAM_PAGE_SHIFT);
+    bool again = bits_next_clear(b->populated, first, end) == end;
+    bits_set_range(b->populated, first, end);
+    if (again && !b->no_pwrite) {
+        map_range(b, first, end);
+    }
+    return again || b->no_pwrite ? overwrite_range(b, offset, reader, rec, errp)
+                                 : fill_range(b, offset, reader, rec, errp);
+}
+
 bool ram_load_pages(struct ram *ram, struct record_reader *reader, struct record *rec,
                     struct ram_load_counters *counters, struct error **errp)
 {
@@ -87,14 +175,8 @@ bool ram_load_pages(struct ram *ram, struct record_reader *reader, struct record
     if (!b) {
         return false;
     }
-    bits_set_range(b->populated, offset >> RAM_PAGE_SHIFT, (offset + length) >> RAM_PAGE_SHIFT);
-    while (rec->payload) {
-        size_t n;
-        const uint8_t *piece = record_payload(reader, rec, RAM_PAGE_SIZE, PIECE_MAX, &n, errp);
-        if (!piece || !put_bytes(b, offset, piece, n, errp)) {
-            return false;
-        }
-        offset += n;
+    if (!put_range(b, offset, reader, rec, errp)) {
+        return false;
     }
     atomic_fetch_add_explicit(&counters->normal, length >> RAM_PAGE_SHIFT, memory_order_relaxed);
     return true;
@@ -121,6 +203,7 @@ static bool free_received(const struct ram_block *b, uint64_t at, uint64_t end, 
             return false;
         }
         bits_clear_range(b->populated, at, stop);
+        bits_clear_range(b->mapped, at, stop);
         at = stop;
     }
     return true;

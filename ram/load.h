@@ -2,9 +2,11 @@
 /*
  * Receiving RAM into an incoming guest's blocks, which ram_wipe has emptied before.
  *
- * Payload is taken from the reader's warm buffer and put into its place with pwrite: filling fresh
- * shared memory that way is about half again as fast as through a mapping, which faults on each
- * page.  Zero ranges free what was received before and cost nothing where nothing was.
+ * Payload for fresh memory is taken from the reader's warm buffer and put into its place with
+ * pwrite: that is about half again as fast as through a mapping, which faults on each page.  Pages
+ * that come again will come more often, and in the downtime: they are mapped, once, and read into
+ * their place, at a third of the cost of pwrite to memory that exists.  Zero ranges free what was
+ * received before and cost nothing where nothing was.
  */
 #ifndef FERRY_RAM_LOAD_H
 #define FERRY_RAM_LOAD_H

@@ -10,6 +10,11 @@
 /* Large enough that one read and one write to memory move a good piece, small enough for L2. */
 #define READER_SIZE (1u << 20)
 
+/* A payload of which this much is still to come is read into its place; and behind one that was,
+ * the next record's head is read with little more, since what comes with it would be copied. */
+#define IN_PLACE_MIN    (64u << 10)
+#define BEHIND_IN_PLACE 4096u
+
 /* What a reader holds a record of each type to. */
 struct record_rule {
     const char *name;
@@ -130,6 +135,7 @@ struct record_reader {
     size_t start, end; /* of what is buffered */
     uint64_t taken;
     uint64_t skip; /* bytes of the last record that were not read: payload and padding */
+    size_t ahead;  /* what the next read into the buffer asks for at most, unless more is needed */
     uint8_t buf[READER_SIZE];
 };
 
@@ -142,6 +148,7 @@ struct record_reader *record_reader_new(const struct record_source *source)
     r->source = *source;
     r->start = r->end = 0;
     r->taken = r->skip = 0;
+    r->ahead = READER_SIZE;
     return r;
 }
 
@@ -160,6 +167,29 @@ uint64_t record_reader_bytes(const struct record_reader *r)
     return r->taken;
 }
 
+/* 1 to `room` bytes to `to`; 0 with an error. */
+static size_t take(struct record_reader *r, void *to, size_t room, struct error **errp)
+{
+    long n = r->source.read(r->source.opaque, to, room, errp);
+    if (n == 0) {
+        error_set(errp, "stream-truncated",
+                  "The stream ended in the middle, after %" PRIu64 " bytes", r->taken);
+    }
+    if (n <= 0) {
+        return 0;
+    }
+    r->taken += (uint64_t)n;
+    return (size_t)n;
+}
+
+/* How much to read when `missing` bytes are needed and the buffer has room for `room`. */
+static size_t read_size(struct record_reader *r, size_t missing, size_t room)
+{
+    size_t most = r->ahead > missing ? r->ahead : missing;
+    r->ahead = READER_SIZE;
+    return most < room ? most : room;
+}
+
 /* Makes at least `need` bytes available, in one piece. */
 static bool fill(struct record_reader *r, size_t need, struct error **errp)
 {
@@ -172,17 +202,12 @@ static bool fill(struct record_reader *r, size_t need, struct error **errp)
         r->start = 0;
     }
     while (r->end - r->start < need) {
-        long n = r->source.read(r->source.opaque, r->buf + r->end, READER_SIZE - r->end, errp);
-        if (n < 0) {
+        size_t room = read_size(r, need - (r->end - r->start), READER_SIZE - r->end);
+        size_t n = take(r, r->buf + r->end, room, errp);
+        if (!n) {
             return false;
         }
-        if (n == 0) {
-            error_set(errp, "stream-truncated",
-                      "The stream ended in the middle, after %" PRIu64 " bytes", r->taken);
-            return false;
-        }
-        r->end += (size_t)n;
-        r->taken += (uint64_t)n;
+        r->end += n;
     }
     return true;
 }
@@ -320,6 +345,22 @@ const uint8_t *record_payload(struct record_reader *r, struct record *rec, size_
     r->skip -= n;
     *length = n;
     return at;
+}
+
+bool record_payload_is_ahead(const struct record_reader *r, const struct record *rec)
+{
+    bool goes_on = r->ahead == BEHIND_IN_PLACE;
+    return r->source.in_place && !record_reader_buffered(r) && rec->payload &&
+           (goes_on || rec->payload >= IN_PLACE_MIN);
+}
+
+size_t record_payload_to(struct record_reader *r, struct record *rec, void *to, struct error **errp)
+{
+    size_t n = take(r, to, (size_t)rec->payload, errp);
+    rec->payload -= n;
+    r->skip -= n;
+    r->ahead = BEHIND_IN_PLACE;
+    return n;
 }
 
 void record_fail_text(const struct record *rec, char *text, size_t size)

@@ -143,10 +143,14 @@ bool stream_check_preamble(const uint8_t in[STREAM_PREAMBLE_SIZE], uint32_t *fla
 
 /* ---- reading ---- */
 
-/* Where a stream comes from: 1 to `room` bytes, 0 at its end, -1 with an error. */
+/*
+ * Where a stream comes from: 1 to `room` bytes, 0 at its end, -1 with an error.  in_place: `buf`
+ * may be memory that somebody takes away; "ram-vanished" then.
+ */
 struct record_source {
     long (*read)(void *opaque, void *buf, size_t room, struct error **errp);
     void *opaque;
+    bool in_place;
 };
 
 struct record_reader;
@@ -175,6 +179,17 @@ bool record_expect(struct record_reader *r, uint32_t type, struct record *rec, s
  */
 const uint8_t *record_payload(struct record_reader *r, struct record *rec, size_t unit, size_t max,
                               size_t *length, struct error **errp);
+
+/*
+ * Whether so much of the payload is still to come that it is worth its own way past the buffer: the
+ * caller then takes it with record_payload_to.
+ */
+bool record_payload_is_ahead(const struct record_reader *r, const struct record *rec);
+
+/* Some of such a payload, put to `to`, where all of it has room: how many bytes; 0 with an error.
+ */
+size_t record_payload_to(struct record_reader *r, struct record *rec, void *to,
+                         struct error **errp);
 
 /* Whether bytes are already in the buffer: a poll on the descriptor would not tell. */
 bool record_reader_buffered(const struct record_reader *r);

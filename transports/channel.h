@@ -45,9 +45,13 @@ struct channel_ops {
      */
     bool (*write)(struct channel *c, struct iovec *iov, int iovcnt, const struct wait *w,
                   struct error **errp);
-    /* read: 1 to `room` bytes, 0 at the end of the stream, -1. */
+    /*
+     * read: 1 to `room` bytes, 0 at the end of the stream, -1.  Where in_place says so, `buf` may
+     * be memory that somebody takes away: "ram-vanished", and not a signal, when it is gone.
+     */
     ssize_t (*read)(struct channel *c, void *buf, size_t room, const struct wait *w,
                     struct error **errp);
+    bool in_place;
     /* readable: whether read would return at once; never waits. */
     bool (*readable)(struct channel *c);
     /*

@@ -77,6 +77,7 @@ static void exec_close(struct channel *channel)
 static const struct channel_ops exec_channel_ops = {
     .write = fd_channel_write,
     .read = fd_channel_read,
+    .in_place = true,
     .readable = fd_channel_readable,
     .finish = exec_finish,
     .end_writing = fd_channel_end_writing,

@@ -76,6 +76,9 @@ ssize_t fd_channel_read(struct channel *channel, void *buf, size_t room, const s
             if (!wait_fd(c->fd, POLLIN, w, errp)) {
                 return -1;
             }
+        } else if (errno == EFAULT) {
+            error_set(errp, "ram-vanished", "RAM was taken away while it was being received");
+            return -1;
         } else if (errno != EINTR) {
             error_set(errp, "channel-closed", "%s: %s", c->peer, strerror(errno));
             return -1;
@@ -128,6 +131,7 @@ static void fd_channel_close(struct channel *channel)
 const struct channel_ops fd_channel_ops = {
     .write = fd_channel_write,
     .read = fd_channel_read,
+    .in_place = true,
     .readable = fd_channel_readable,
     .finish = fd_channel_finish,
     .end_writing = fd_channel_end_writing,

@@ -81,6 +81,20 @@ static ssize_t copy_in(uint8_t *to, const void *from, size_t length)
     return process_vm_readv(getpid(), &mine, 1, &theirs, 1, 0);
 }
 
+static ssize_t copy_out(void *to, uint8_t *from, size_t length)
+{
+    struct iovec mine = {.iov_base = from, .iov_len = length};
+    struct iovec theirs = {.iov_base = to, .iov_len = length};
+    return process_vm_writev(getpid(), &mine, 1, &theirs, 1, 0);
+}
+
+static ssize_t failed_copy(struct error **errp)
+{
+    error_set(errp, errno == EFAULT ? "ram-vanished" : "system-error", "memory: %s",
+              strerror(errno));
+    return -1;
+}
+
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
@@ -118,9 +132,7 @@ static ssize_t take_some(struct channel *channel, const struct iovec *iov, struc
     uint8_t *at = l->buf + (l->start + l->used) % l->room;
     ssize_t n = copy_in(at, iov->iov_base, want);
     if (n < 0) {
-        error_set(errp, errno == EFAULT ? "ram-vanished" : "system-error", "memory: %s",
-                  strerror(errno));
-        return -1;
+        return failed_copy(errp);
     }
     flip(l, at, (size_t)n);
     l->used += (size_t)n;
@@ -154,17 +166,21 @@ static bool memory_write(struct channel *channel, struct iovec *iov, int iovcnt,
 
 /* ---- reading ---- */
 
-/* Sets *ready when there was something: bytes or the end. */
-static size_t give_some(struct channel *channel, void *buf, size_t room, bool *ready)
+/* Sets *ready when there was something: bytes, the end, or an error (-1). */
+static ssize_t give_some(struct channel *channel, void *buf, size_t room, bool *ready,
+                         struct error **errp)
 {
     LOCK_SCOPE(lock_of(channel));
     struct lane *l = read_by(channel);
-    size_t n = smaller(room, smaller(l->used, l->room - l->start));
-    n = l->faults.piece ? smaller(n, l->faults.piece) : n;
-    memcpy(buf, l->buf + l->start, n);
-    l->start = (l->start + n) % l->room;
-    l->used -= n;
+    size_t most = smaller(room, smaller(l->used, l->room - l->start));
+    most = l->faults.piece ? smaller(most, l->faults.piece) : most;
+    ssize_t n = most ? copy_out(buf, l->buf + l->start, most) : 0;
     *ready = n || l->ended || l->broken;
+    if (n < 0) {
+        return failed_copy(errp);
+    }
+    l->start = (l->start + (size_t)n) % l->room;
+    l->used -= (size_t)n;
     update(l);
     return n;
 }
@@ -174,9 +190,9 @@ static ssize_t memory_read(struct channel *channel, void *buf, size_t room, cons
 {
     for (;;) {
         bool ready;
-        size_t n = give_some(channel, buf, room, &ready);
+        ssize_t n = give_some(channel, buf, room, &ready, errp);
         if (ready) {
-            return (ssize_t)n;
+            return n;
         }
         if (!wait_fd(read_by(channel)->read_fd, POLLIN, w, errp)) {
             return -1;
@@ -243,6 +259,7 @@ static void memory_close(struct channel *channel)
 static const struct channel_ops memory_ops = {
     .write = memory_write,
     .read = memory_read,
+    .in_place = true,
     .readable = memory_readable,
     .finish = memory_finish,
     .end_writing = memory_end_writing,

@@ -153,5 +153,6 @@ static long read_piece(void *opaque, void *buf, size_t room, struct error **errp
 
 struct record_reader *bytes_open(struct bytes_reader *from)
 {
-    return record_reader_new(&(struct record_source){.read = read_piece, .opaque = from});
+    return record_reader_new(
+        &(struct record_source){.read = read_piece, .opaque = from, .in_place = from->in_place});
 }

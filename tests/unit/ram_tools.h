@@ -51,6 +51,7 @@ struct record_sink bytes_sink(struct bytes *b);
 struct bytes_reader {
     const uint8_t *data;
     size_t length, at, piece;
+    bool in_place;
 };
 
 /* The reader's reader, to be freed; `from` is kept. */

@@ -116,8 +116,8 @@ static bool load_one(struct migration *m, struct record_reader *r, struct record
 static void *run_loader(void *arg)
 {
     struct migration *m = arg;
-    struct record_reader *r =
-        record_reader_new(&(struct record_source){.read = source_read, .opaque = m->ends[1]});
+    struct record_reader *r = record_reader_new(
+        &(struct record_source){.read = source_read, .opaque = m->ends[1], .in_place = true});
     struct record rec;
     while (record_read(r, &rec, &m->load_error) && rec.type != RECORD_END &&
            load_one(m, r, &rec, &m->load_error)) {

@@ -42,6 +42,61 @@ START_TEST(in_small_pieces)
 }
 END_TEST
 
+/* ---- pages that come again ---- */
+
+/* Whole records are longer than what goes through the buffer; a short one goes through it. */
+START_TEST(again)
+{
+    struct migration m;
+    migration_open(&m, NULL);
+    guest_writes(&m, 0, 0, 100, 1);
+    round_of(&m, RAM_ROUND_FIRST);
+    for (unsigned seed = 2; seed < 5; seed++) {
+        guest_writes(&m, 0, 0, 90, seed);
+        guest_writes(&m, 0, 95, 1, seed);
+        guest_writes(&m, 0, 99, 30, seed); /* some of it is new */
+        round_of(&m, RAM_ROUND_LATER);
+        expect_arrived(&m);
+    }
+    expect_closed_well(&m);
+}
+END_TEST
+
+/* A page that was freed meanwhile is mapped no more. */
+START_TEST(again_behind_zeroes)
+{
+    struct migration m;
+    migration_open(&m, NULL);
+    for (unsigned seed = 1; seed < 4; seed++) {
+        guest_writes(&m, 0, 0, 40, seed);
+        round_of(&m, seed == 1 ? RAM_ROUND_FIRST : RAM_ROUND_LATER);
+        ck_assert_int_eq(bits_test(m.destination.ram->blocks[0].mapped, 10), seed > 1);
+        guest_zeroes(&m, 0, 10, 1);
+        round_of(&m, RAM_ROUND_LATER);
+        ck_assert(!bits_test(m.destination.ram->blocks[0].mapped, 10));
+        guest_writes(&m, 0, 10, 1, seed);
+        round_of(&m, RAM_ROUND_LATER);
+        expect_arrived(&m);
+    }
+    expect_closed_well(&m);
+}
+END_TEST
+
+/* The waiting VMM cuts its file short. */
+START_TEST(again_into_nothing)
+{
+    struct migration m;
+    migration_open(&m, NULL);
+    guest_writes(&m, 0, 0, 100, 1);
+    round_of(&m, RAM_ROUND_FIRST);
+    ck_assert_int_eq(ftruncate(m.destination.fds[0], 0), 0);
+    guest_writes(&m, 0, 0, 100, 2);
+    ck_assert(ram_save_sync(&m.saver, NULL));
+    ram_save_round(&m.saver, RAM_ROUND_LATER, NULL);
+    expect_error(migration_close(&m), "ram-unusable", "low");
+}
+END_TEST
+
 /* ---- deltas from anywhere ---- */
 
 /* Gives the loader one RAM_DELTA record; its answer. */
@@ -166,6 +221,9 @@ int main(void)
     Suite *suite = suite_create("ram/load");
     unit_add(suite, "ram/load/delta-of-a-hole", delta_of_a_hole);
     unit_add(suite, "ram/load/deltas-refused", deltas_refused);
+    unit_add(suite, "ram/load/again", again);
+    unit_add(suite, "ram/load/again-behind-zeroes", again_behind_zeroes);
+    unit_add(suite, "ram/load/again-into-nothing", again_into_nothing);
     unit_add(suite, "ram/load/bit-flipped", bit_flipped);
     unit_add(suite, "ram/load/in-small-pieces", in_small_pieces);
     unit_add(suite, "ram/load/ranges-refused", ranges_refused);

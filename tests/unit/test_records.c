@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "common/cleanup.h"
 #include "ram/records.h"
 #include "tests/unit/ram_tools.h"
 #include "tests/unit/unit.h"
@@ -451,6 +452,79 @@ START_TEST(truncated_anywhere)
 }
 END_TEST
 
+/* ---- payload past the buffer ---- */
+
+#define LARGE (256u << 10)
+
+/* The next record's payload, wherever it goes; how much of it went past the buffer. */
+static size_t take_payload(struct record_reader *r, uint8_t *to)
+{
+    struct record rec;
+    struct error *err = NULL;
+    size_t past = 0;
+    expect_ok(record_read(r, &rec, &err), err);
+    for (size_t n; rec.payload; to += n) {
+        if (record_payload_is_ahead(r, &rec)) {
+            n = record_payload_to(r, &rec, to, &err);
+            ck_assert_uint_gt(n, 0);
+            past += n;
+        } else {
+            const uint8_t *piece = record_payload(r, &rec, 1, LARGE, &n, &err);
+            ck_assert_ptr_nonnull(piece);
+            memcpy(to, piece, n);
+        }
+    }
+    return past;
+}
+
+/* Of a run of large records only what comes with their heads goes through the buffer. */
+START_TEST(payload_past_the_buffer)
+{
+    enum { RECORDS = 4 };
+    struct bytes b = {0};
+    CLEANUP_FREE uint8_t *payload = malloc(LARGE), *taken = malloc(LARGE);
+    uint8_t fixed[16] = {0}, head[RECORD_HEAD_SIZE];
+    uint64_t random = 1;
+    for (size_t i = 0; i < LARGE; i++) {
+        payload[i] = (uint8_t)next_random(&random);
+    }
+    record_head(head, RECORD_STATE, sizeof(fixed) + LARGE, fixed, sizeof(fixed));
+    for (int i = 0; i < RECORDS; i++) {
+        bytes_add(&b, head, sizeof(head));
+        bytes_add(&b, fixed, sizeof(fixed));
+        bytes_add(&b, payload, LARGE);
+    }
+    struct bytes_reader from = {
+        .data = b.data, .length = b.length, .piece = 100000, .in_place = true};
+    struct record_reader *r = bytes_open(&from);
+    for (int i = 0; i < RECORDS; i++) {
+        memset(taken, 0, LARGE);
+        ck_assert_uint_gt(take_payload(r, taken), i ? LARGE - 2 * RAM_PAGE_SIZE : LARGE / 2);
+        ck_assert(memcmp(taken, payload, LARGE) == 0);
+    }
+    ck_assert_uint_eq(from.at, b.length);
+    record_reader_free(r);
+    bytes_free(&b);
+}
+END_TEST
+
+START_TEST(payload_through_the_buffer)
+{
+    struct bytes b = {0};
+    CLEANUP_FREE uint8_t *payload = calloc(1, LARGE), *taken = malloc(LARGE);
+    uint8_t fixed[16] = {0}, head[RECORD_HEAD_SIZE];
+    record_head(head, RECORD_STATE, sizeof(fixed) + LARGE, fixed, sizeof(fixed));
+    bytes_add(&b, head, sizeof(head));
+    bytes_add(&b, fixed, sizeof(fixed));
+    bytes_add(&b, payload, LARGE);
+    struct bytes_reader from = {.data = b.data, .length = b.length, .piece = 1000};
+    struct record_reader *r = bytes_open(&from);
+    ck_assert_uint_eq(take_payload(r, taken), 0);
+    record_reader_free(r);
+    bytes_free(&b);
+}
+END_TEST
+
 static long broken_read(void *opaque, void *buf, size_t room, struct error **errp)
 {
     (void)opaque;
@@ -538,6 +612,8 @@ int main(void)
     unit_add(suite, "ram/records/skippable-too-long", skippable_too_long);
     unit_add(suite, "ram/records/truncated-anywhere", truncated_anywhere);
     unit_add(suite, "ram/records/source-fails", source_fails);
+    unit_add(suite, "ram/records/payload-past-the-buffer", payload_past_the_buffer);
+    unit_add(suite, "ram/records/payload-through-the-buffer", payload_through_the_buffer);
     unit_add(suite, "ram/records/wrong-type", wrong_type);
     unit_add(suite, "ram/records/fail-is-told", fail_is_told);
     unit_add(suite, "ram/records/fail-text-fits", fail_text_fits);

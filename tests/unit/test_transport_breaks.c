@@ -154,13 +154,20 @@ START_TEST(closed_pipe)
 }
 END_TEST
 
-static void expect_vanished(struct channel *ends[2])
+/* Two pages, the second of which is not there any more. */
+static uint8_t *vanished(void)
 {
-    struct error *err = NULL;
     CLEANUP_CLOSE int fd = file_new(2);
     uint8_t *map = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     ck_assert_ptr_ne(map, MAP_FAILED);
     ck_assert_int_eq(ftruncate(fd, PAGE), 0);
+    return map;
+}
+
+static void expect_vanished(struct channel *ends[2])
+{
+    struct error *err = NULL;
+    uint8_t *map = vanished();
     char first[] = "first";
     struct iovec iov[] = {{.iov_base = first, .iov_len = 5},
                           {.iov_base = map, .iov_len = 2 * PAGE}};
@@ -183,6 +190,36 @@ START_TEST(vanished_memory)
     expect_vanished(ends);
     memory_pair(1 << 16, ends);
     expect_vanished(ends);
+}
+END_TEST
+
+static void expect_no_room(struct channel *ends[2])
+{
+    struct error *err = NULL;
+    uint8_t *map = vanished();
+    char bytes[] = "bytes";
+    struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+    ck_assert(ends[0]->ops->in_place);
+    expect_ok(channel_write(ends[1], &iov, 1, &patient, &err), err);
+    ck_assert_int_eq(channel_read(ends[0], map + PAGE, PAGE, &patient, &err), -1);
+    expect_error(err, "ram-vanished", NULL);
+    munmap(map, 2 * PAGE);
+    channel_close(ends[0]);
+    channel_close(ends[1]);
+}
+
+START_TEST(read_into_vanished_memory)
+{
+    struct channel *ends[2];
+    int fds[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    pair_of_fds(ends, fds);
+    expect_no_room(ends);
+    ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+    pair_of_fds(ends, fds);
+    expect_no_room(ends);
+    memory_pair(1 << 16, ends);
+    expect_no_room(ends);
 }
 END_TEST
 
@@ -214,6 +251,7 @@ int main(void)
     unit_add(suite, "transports/channel/closed-peer", closed_peer);
     unit_add(suite, "transports/channel/closed-pipe", closed_pipe);
     unit_add(suite, "transports/channel/vanished-memory", vanished_memory);
+    unit_add(suite, "transports/channel/read-into-vanished-memory", read_into_vanished_memory);
     unit_add(suite, "transports/channel/empty-writes", empty_writes);
     return unit_run(suite);
 }
