@@ -56,194 +56,55 @@ static bool start_logging(struct outgoing *o, struct error **errp)
     return o->job->guest->ops->log_start(o->job->guest, &w, errp);
 }
 
-/* ---- rounds ---- */
-
-static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
-{
-    struct outgoing *o = opaque;
-    struct wait w = job_guest_wait(o->job);
-    uint64_t *dirty[RAM_BLOCKS_MAX];
-    for (unsigned i = 0; i < ram->count; i++) {
-        dirty[i] = ram->blocks[i].dirty;
-    }
-    uint64_t start = clock_ns();
-    bool ok = o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
-    o->request_ns = clock_ns() - start;
-    return ok && o->job->guest->ops->log_settle(o->job->guest, &w, errp);
-}
-
-static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t count,
-                          struct error **errp)
-{
-    struct outgoing *o = opaque;
-    struct wait w = job_guest_wait(o->job);
-    if (wait_cancelled(&w, errp)) {
-        return false; /* chunks of zeroes may go by without a request or a write */
-    }
-    return o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
-}
-
-static uint64_t remaining_bytes(const struct outgoing *o)
-{
-    const struct job_counters *c = &o->job->counters;
-    return (atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT) + atomic_load(&c->disk.remaining);
-}
-
-/* As in the reference, each synchronisation is a pass, also the one that decides to stop. */
-static void count_pass(struct outgoing *o)
-{
-    uint64_t pass = atomic_fetch_add(&o->job->counters.rounds, 1) + 1;
-    o->job->hooks.pass(o->job->hooks.opaque, o->job, pass);
-}
-
-/* Takes over what was written, and with it the rate at which the guest writes. */
-static bool sync_dirty(struct outgoing *o, struct error **errp)
-{
-    struct job_counters *c = &o->job->counters;
-    if (!ram_save_sync(&o->saver, errp)) {
-        return false;
-    }
-    outgoing_disks_sync(o);
-    uint64_t now = clock_ns();
-    uint64_t pages = atomic_load(&c->ram.remaining);
-    if (o->synced_ns && now > o->synced_ns) {
-        double per_second = (double)pages * (double)NS_PER_SEC / (double)(now - o->synced_ns);
-        atomic_store(&c->dirty_rate, (uint64_t)(per_second + 0.5));
-    }
-    o->synced_ns = now;
-    count_pass(o);
-    return true;
-}
-
-static bool announce_round(struct outgoing *o, struct error **errp)
-{
-    uint8_t body[16];
-    put_le64(body, atomic_load(&o->job->counters.rounds));
-    put_le64(body + 8, atomic_load(&o->job->counters.ram.remaining));
-    return stream_write(&o->stream, RECORD_ROUND, body, sizeof(body), errp);
-}
-
-static bool send_ram(struct outgoing *o, enum ram_round kind, struct error **errp)
-{
-    xbzrle_begin_round(&o->xbzrle, &o->pace);
-    bool ok = ram_save_round(&o->saver, kind, errp);
-    xbzrle_end_round(&o->xbzrle, &o->pace, kind);
-    return ok;
-}
-
-/* A failed write whose reason the peer has told is reported with that reason. */
-static bool run_round(struct outgoing *o, enum ram_round kind, struct error **errp)
-{
-    if (announce_round(o, errp) && outgoing_disks_round(o, kind, errp) && send_ram(o, kind, errp)) {
-        return true;
-    }
-    stream_prefer_peers_word(&o->stream, errp);
-    return false;
-}
-
-/* The record of a round, begun. */
-static struct history_round begin_record(struct outgoing *o)
-{
-    struct history_round r = {
-        .first = atomic_load(&o->job->counters.rounds),
-        .count = 1,
-        .start_ns = job_elapsed(o->job),
-        .transferred = o->stream.sent,
-        .pages = job_pages_sent(o->job),
-    };
-    probe_round_begin(o->job->guest_name, r.first);
-    return r;
-}
-
-/* What remains after a synchronisation is what the guest wrote meanwhile. */
-static void end_record(struct outgoing *o, struct history_round *r)
-{
-    struct job *job = o->job;
-    r->end_ns = job_elapsed(job);
-    r->transferred = o->stream.sent - r->transferred;
-    r->pages = job_pages_sent(job) - r->pages;
-    r->dirtied = atomic_load(&job->counters.ram.remaining);
-    r->remaining = remaining_bytes(o);
-    r->throttle = atomic_load(&job->counters.throttle);
-    history_add(&job->history, r);
-    probe_round_end(job->guest_name, r->first, r->transferred, r->dirtied);
-}
-
-/* What stopping, loading and starting cost besides the bytes: a request or two to each end. */
-static double fixed_downtime_ms(const struct outgoing *o)
-{
-    return ns_to_ms(4 * o->request_ns + 2 * o->peer_ns);
-}
-
-static double expect_downtime(struct outgoing *o)
-{
-    struct job_counters *c = &o->job->counters;
-    struct page_cost cost = xbzrle_page_cost(&o->xbzrle);
-    double pages = (double)atomic_load(&c->ram.remaining);
-    uint64_t bytes = (uint64_t)(pages * cost.bytes) + atomic_load(&c->disk.remaining);
-    double ms = estimate_downtime_ms(bytes, pace_bandwidth(&o->pace),
-                                     fixed_downtime_ms(o) + pages * cost.ms);
-    job_store_double(&c->expected_downtime_bits, ms);
-    return ms;
-}
-
-/*
- * Whether the guest should be stopped now.  Within the limit it pays to go on only while each round
- * at least halves what is left: a guest that writes little is then stopped for less than allowed.
- */
-static bool should_stop(struct outgoing *o, uint64_t before)
-{
-    uint64_t left = remaining_bytes(o);
-    double limit = (double)param_get(o->job->params, PARAM_DOWNTIME_LIMIT);
-    double expected = expect_downtime(o);
-    if (left && expected > limit) {
-        return false;
-    }
-    return left > before / 2 || expected - fixed_downtime_ms(o) < 1;
-}
-
-static bool run_rounds(struct outgoing *o, struct error **errp)
-{
-    o->synced_ns = clock_ns();
-    if (!tracker_sync(o, o->ram, errp)) {
-        return false;
-    }
-    count_pass(o);
-    uint64_t before = remaining_bytes(o);
-    for (enum ram_round kind = RAM_ROUND_FIRST;; kind = RAM_ROUND_LATER) {
-        struct history_round record = begin_record(o);
-        if (!run_round(o, kind, errp) || !sync_dirty(o, errp)) {
-            return false;
-        }
-        end_record(o, &record);
-        pace_publish(&o->pace);
-        if (should_stop(o, before)) {
-            return true;
-        }
-        before = remaining_bytes(o);
-        if (!throttle_update(&o->throttle, errp)) {
-            return false;
-        }
-    }
-}
-
 /* ---- the stop ---- */
 
-static bool stop_guest(struct outgoing *o, struct error **errp)
+/*
+ * A VMM that takes its time to stop its guest is told first.  What is left is sent while it does:
+ * the last round has then only what the guest still writes meanwhile.
+ */
+static bool begin_stop(struct outgoing *o, struct error **errp)
 {
+    struct guest *g = o->job->guest;
     struct wait w = job_guest_wait(o->job);
-    if (!o->job->guest->ops->prepare(o->job->guest, &w, errp)) {
+    if (!outgoing_prepare(o, errp)) {
         return false;
     }
     o->stopped = true;
-    o->stopped_ns = clock_ns();
+    o->pace.unlimited = true;
     probe_handover(o->job->guest_name, "stop");
-    if (!o->job->guest->ops->stop(o->job->guest, &o->was_paused, &o->stopped_ns, &w, errp)) {
+    if (!g->ops->begin_stop) {
+        return true;
+    }
+    if (!g->ops->begin_stop(g, &w, errp)) {
         return false;
     }
-    atomic_store(&o->job->downtime.stop, clock_ns() - o->stopped_ns);
-    atomic_store(&o->job->times.stop, o->stopped_ns - atomic_load(&o->job->times.start));
-    probe_handover(o->job->guest_name, "stopped");
+    if (!outgoing_remaining(o)) {
+        return true;
+    }
+    o->last_live = outgoing_record(o);
+    if (!outgoing_round(o, RAM_ROUND_LATER, errp)) {
+        return false;
+    }
+    outgoing_record_sent(o, &o->last_live);
+    return true;
+}
+
+static bool stop_guest(struct outgoing *o, struct error **errp)
+{
+    struct job *job = o->job;
+    struct wait w = job_guest_wait(job);
+    if (!begin_stop(o, errp)) {
+        return false;
+    }
+    uint64_t asked_ns = o->stopped_ns = clock_ns();
+    if (!job->guest->ops->stop(job->guest, &o->was_paused, &o->stopped_ns, &w, errp)) {
+        return false;
+    }
+    /* What was sent while it stood still already is the last round's part of the downtime. */
+    o->early_ns = asked_ns > o->stopped_ns ? asked_ns - o->stopped_ns : 0;
+    atomic_store(&job->downtime.stop, clock_ns() - o->stopped_ns - o->early_ns);
+    atomic_store(&job->times.stop, o->stopped_ns - atomic_load(&job->times.start));
+    probe_handover(job->guest_name, "stopped");
     throttle_stopped(&o->throttle);
     return true;
 }
@@ -273,13 +134,17 @@ static bool await_continue(struct outgoing *o, struct error **errp)
 static bool send_last_round(struct outgoing *o, struct error **errp)
 {
     uint64_t start = clock_ns();
-    o->pace.unlimited = true;
-    if (!sync_dirty(o, errp) ||
-        !stream_write_u64(&o->stream, RECORD_STOPPED, o->was_paused, errp) ||
-        !run_round(o, RAM_ROUND_STOPPED, errp) || !outgoing_disks_end(o, errp)) {
+    if (!outgoing_sync(o, errp)) {
         return false;
     }
-    atomic_store(&o->job->downtime.ram, clock_ns() - start);
+    if (o->last_live.count) {
+        outgoing_record_add(o, &o->last_live);
+    }
+    if (!stream_write_u64(&o->stream, RECORD_STOPPED, o->was_paused, errp) ||
+        !outgoing_round(o, RAM_ROUND_STOPPED, errp) || !outgoing_disks_end(o, errp)) {
+        return false;
+    }
+    atomic_store(&o->job->downtime.ram, clock_ns() - start + o->early_ns);
     return true;
 }
 
@@ -295,15 +160,30 @@ static bool send_end(struct outgoing *o, struct error **errp)
     return stream_write(&o->stream, RECORD_END, body, sizeof(body), errp);
 }
 
+/*
+ * The last round and the state, which is the caller's as a file (-1: failed).  A VMM may write RAM,
+ * or tell of writes, as it saves: then the round waits for that.
+ */
+static int save_and_send_ram(struct outgoing *o, struct error **errp)
+{
+    struct guest *g = o->job->guest;
+    struct wait w = job_guest_wait(o->job);
+    if (g->ops->begin_save) {
+        bool sent = g->ops->begin_save(g, &w, errp) && send_last_round(o, errp);
+        return sent ? outgoing_save_state(o, errp) : -1;
+    }
+    CLEANUP_CLOSE int state = outgoing_save_state(o, errp);
+    return state >= 0 && send_last_round(o, errp) ? fd_steal(&state) : -1;
+}
+
 static bool send_device(struct outgoing *o, struct error **errp)
 {
     struct job_counters *c = &o->job->counters;
     uint64_t sent = o->stream.sent - atomic_load(&c->disk.transferred);
     job_set_status(o->job, JOB_DEVICE);
     bool verify = o->job->capabilities[CAPABILITY_VERIFY];
-    /* Saved first: a VMM may write RAM, or tell of writes, as it does. */
-    CLEANUP_CLOSE int state = outgoing_save_state(o, errp);
-    bool ok = state >= 0 && send_last_round(o, errp) && outgoing_send_state(o, state, errp) &&
+    CLEANUP_CLOSE int state = save_and_send_ram(o, errp);
+    bool ok = state >= 0 && outgoing_send_state(o, state, errp) &&
               (!verify || verify_send(o->ram, &o->stream.sink, errp)) && send_end(o, errp);
     if (!ok) {
         stream_prefer_peers_word(&o->stream, errp);
@@ -347,20 +227,7 @@ static bool migrate(struct outgoing *o, struct error **errp)
         !start_logging(o, errp)) {
         return false;
     }
-    pace_init(&o->pace, o->job, &o->stream);
-    throttle_init(&o->throttle, o->job);
-    o->saver = (struct ram_saver){
-        .ram = o->ram,
-        .tracker = {.sync = tracker_sync, .clear = tracker_clear, .opaque = o},
-        .pacer = pace_pacer(&o->pace),
-        .sink = o->stream.sink,
-        .counters = &o->job->counters.ram,
-        .delta = o->xbzrle.delta,
-    };
-    outgoing_disks_begin(o);
-    ram_save_begin(&o->saver); /* whoever sees `active` sees what remains */
-    job_set_status(o->job, JOB_ACTIVE);
-    if (!run_rounds(o, errp) || !stop_guest(o, errp)) {
+    if (!outgoing_rounds(o, errp) || !stop_guest(o, errp)) {
         return false;
     }
     if (o->job->capabilities[CAPABILITY_PAUSE_BEFORE_SWITCHOVER] && !await_continue(o, errp)) {

@@ -152,17 +152,28 @@ struct guest_ops {
      * can_throttle.  0, stop and the loss of the daemon end it.
      */
     bool (*throttle)(struct guest *g, unsigned percent, const struct wait *w, struct error **errp);
-    /* prepare: what has to be done before stop and can be done while the guest runs; log_stop
-     * undoes it. */
+    /* prepare: what has to be done before stop, some time before, and can be done while the guest
+     * runs; log_stop undoes it. */
     bool (*prepare)(struct guest *g, const struct wait *w, struct error **errp);
     /*
+     * begin_stop: asks the VMM to stop its guest, which may run on until stop has succeeded; NULL
+     * where that takes no time worth using.
+     */
+    bool (*begin_stop)(struct guest *g, const struct wait *w, struct error **errp);
+    /*
      * stop: for a migration; *was_paused tells whether the guest ran.  *stopped_ns (clock_ns) is
-     * set before to the time of the call, and may be moved to when the guest really stopped.
+     * set before to the time of the call, and may be moved to when the guest really stopped, before
+     * or after it.
      */
     bool (*stop)(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
                  struct error **errp);
     /* resume: undoes stop.  Queued behind what the VMM is busy with, so a timeout loses nothing. */
     bool (*resume)(struct guest *g, const struct wait *w, struct error **errp);
+    /*
+     * begin_save: the VMM goes on to save its state while others work, until save_state; it has
+     * written RAM for the last time.  NULL: it may still write as it saves.
+     */
+    bool (*begin_save)(struct guest *g, const struct wait *w, struct error **errp);
     /* save_state: the state in a memory file, the caller's; -1 on failure. */
     int (*save_state)(struct guest *g, const struct wait *w, struct error **errp);
     bool (*load_state)(struct guest *g, int fd, const struct wait *w, struct error **errp);

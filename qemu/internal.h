@@ -199,9 +199,11 @@ bool qemu_throttle(struct guest *g, unsigned percent, const struct wait *w, stru
 void qemu_release_vcpus(struct qemu *q);
 
 bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp);
 bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
                struct error **errp);
 bool qemu_resume(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_begin_save(struct guest *g, const struct wait *w, struct error **errp);
 int qemu_save_state(struct guest *g, const struct wait *w, struct error **errp);
 bool qemu_give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
                     struct error **errp);

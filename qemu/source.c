@@ -104,7 +104,7 @@ bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp)
     atomic_store(&q->migration, QEMU_MIGRATION_NONE);
     return qemu_check_hazards(q, w, errp) && qemu_settings_read(q, true, w, errp) &&
            qemu_entrust(q, to_cancel, errp) && qemu_settings_set(q, true, w, errp) &&
-           qemu_open_stream(q, w, errp) && find_paused(q, w, errp);
+           qemu_open_stream(q, w, errp);
 }
 
 /* A guest that was paused stands still already: what follows is counted from when QEMU is ready. */
@@ -120,14 +120,24 @@ static bool was_stopped_meanwhile(struct qemu *q)
     return guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
 }
 
+/* QEMU gets its migration under way before it stops the guest: some 10 ms. */
+bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp)
+{
+    struct qemu *q = qemu_of(g);
+    qemu_release_vcpus(q); /* held ones would be long in stopping */
+    if (!find_paused(q, w, errp)) {
+        return false;
+    }
+    atomic_store(&q->stopped_ns, 0);
+    atomic_store(&q->stopping, true);
+    return begin_migration(q, w, errp);
+}
+
 bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
                struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    qemu_release_vcpus(q); /* held ones would be long in stopping */
-    atomic_store(&q->stopped_ns, 0);
-    atomic_store(&q->stopping, true);
-    bool ok = begin_migration(q, w, errp) && collect(q, is_paused, w, errp);
+    bool ok = collect(q, is_paused, w, errp);
     q->was_paused = q->was_paused || was_stopped_meanwhile(q);
     *was_paused = q->was_paused;
     if (!ok) {
@@ -156,11 +166,17 @@ static int state_file(const struct qemu *q, struct error **errp)
     return fd_steal(&fd);
 }
 
+/* With all devices stopped it saves as it does behind the last round of its own migration. */
+bool qemu_begin_save(struct guest *g, const struct wait *w, struct error **errp)
+{
+    return qemu_do(qemu_of(g), "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"), w,
+                   errp);
+}
+
 int qemu_save_state(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    if (!qemu_do(q, "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"), w, errp) ||
-        !collect(q, is_saved, w, errp) || !qemu_entrust(q, qemu_only_settings, errp)) {
+    if (!collect(q, is_saved, w, errp) || !qemu_entrust(q, qemu_only_settings, errp)) {
         return -1;
     }
     return state_file(q, errp);

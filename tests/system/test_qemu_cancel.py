@@ -116,3 +116,26 @@ def test_paused_late(vms, state):
     assert source.qmp.cmd("query-status")["running"] is False
     vms.a.qmp.cmd("cont", guest=GUEST)
     check_stays(vms.a, source)
+
+
+@path("qemu/stop/link-lost-as-it-begins")
+def test_link_lost_at_stop(vms):
+    """QEMU has been told to stop its guest, and what was left to send can't be sent any more."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    before = settings(source)
+    link = vms.relay(vms.b.listen())
+
+    def cut(message):
+        if message["execute"] == "migrate":
+            link.cut()
+        return message
+
+    attach_through(vms.a, vms.relay_qmp(source, request=cut))
+    fds = descriptors(source)
+    vms.a.migrate(link.uri)
+    assert vms.a.end()["status"] == "failed"
+    assert vms.b.end()["status"] == "failed"
+    check_stays(vms.a, source)
+    check_nothing_left(source, fds)
+    eventually(lambda: settings(source) == before, what="the settings of before")
+    vms.move(source, target)

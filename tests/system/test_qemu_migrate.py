@@ -37,6 +37,22 @@ def test_tcp(vms, guest, args, says):
     target.await_line(says)
 
 
+@path("qemu/stop/round-meanwhile")
+def test_round_meanwhile(vms):
+    """What a guest at work has left to be sent goes while its QEMU gets ready to stop it: of the
+    synchronisations the last alone, with the guest stopped, has no round in front of the stop."""
+    source, target = vms.qemu(vms.a, guest="writer", args="set=2"), vms.target()
+    source.await_line("writer: cpu 0 pass")
+    vms.a.set(max_bandwidth=32 * MIB)  # so that a round is long enough for all of it
+    vms.a.migrate(vms.b.listen())
+    sent = vms.a.complete()
+    vms.b.complete()
+    rounds = vms.a.qmp.cmd("query-migrate-history", guest=GUEST)["rounds"]
+    assert rounds[-1]["round"] == sent["ram"]["dirty-sync-count"] - 1
+    assert rounds[-1]["pages"] > 0
+    target.await_line("writer: cpu 0 pass")
+
+
 @path("qemu/unix")
 def test_unix(vms):
     source, target = vms.pair(FILLED)

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* When a guest is stopped, from what its rounds leave. */
+#include "daemon/switchover.h"
+#include "tests/unit/unit.h"
+
+#define MIB (1u << 20)
+
+/* Each round leaves that many MiB; which of them, from 1, is the last before the stop (0: none). */
+static unsigned stopped_behind(const unsigned *left, unsigned rounds)
+{
+    struct switchover s;
+    switchover_init(&s);
+    for (unsigned i = 0; i < rounds; i++) {
+        if (switchover_is_due(&s, (uint64_t)left[i] * MIB, left[i])) {
+            return i + 1;
+        }
+    }
+    return 0;
+}
+
+#define STOPPED_BEHIND(...)                                                                        \
+    stopped_behind((const unsigned[]){__VA_ARGS__},                                                \
+                   sizeof((const unsigned[]){__VA_ARGS__}) / sizeof(unsigned))
+
+START_TEST(at_once)
+{
+    struct switchover s;
+    switchover_init(&s);
+    ck_assert(switchover_is_due(&s, 0, 0));
+    switchover_init(&s);
+    ck_assert(switchover_is_due(&s, 100 * MIB, 0.9)); /* a fast link */
+}
+END_TEST
+
+/* As long as there is less each time, however slowly. */
+START_TEST(less_and_less)
+{
+    ck_assert_uint_eq(STOPPED_BEHIND(100, 50, 25, 12, 6, 3, 1, 0), 8);
+    ck_assert_uint_eq(STOPPED_BEHIND(100, 95, 90, 85, 80, 75, 70, 65, 60), 0);
+}
+END_TEST
+
+START_TEST(no_less)
+{
+    ck_assert_uint_eq(STOPPED_BEHIND(100, 100, 100, 100, 100, 100), 5);
+    ck_assert_uint_eq(STOPPED_BEHIND(100, 100, 100, 100, 20, 20, 20, 20, 20), 9);
+}
+END_TEST
+
+/* What a guest writes varies: it is stopped when there is little again, but not waited for long. */
+START_TEST(at_a_good_moment)
+{
+    ck_assert_uint_eq(STOPPED_BEHIND(20, 40, 50, 40, 50, 21), 6);
+    ck_assert_uint_eq(STOPPED_BEHIND(20, 40, 50, 40, 50, 40, 50, 40, 50), 8);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("daemon/switchover");
+    unit_add(suite, "daemon/switchover/at-once", at_once);
+    unit_add(suite, "daemon/switchover/less-and-less", less_and_less);
+    unit_add(suite, "daemon/switchover/no-less", no_less);
+    unit_add(suite, "daemon/switchover/at-a-good-moment", at_a_good_moment);
+    return unit_run(suite);
+}
