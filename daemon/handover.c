@@ -244,7 +244,7 @@ static bool conclude(struct outgoing *o, enum fate fate)
         log_info("guest %s: runs at its destination; here: %s", o->job->guest_name, err->text);
         error_free(err);
     }
-    g->ops->log_stop(g);
+    g->ops->log_stop(g, &w);
     return true;
 }
 

@@ -314,6 +314,21 @@ static bool unshare_ram(struct incoming *in, struct error **errp)
     return !sparse || ram_load_trim(in->ram, &w, errp);
 }
 
+/* So long the end of a job waits for the VMM to be as it was before. */
+#define SETTLE_MS 1000
+
+/* Before anybody is told that the guest has come. */
+static void settle(struct incoming *in)
+{
+    struct guest *g = in->job->guest;
+    struct wait w = job_guest_wait(in->job);
+    w.cancel_fd = -1;
+    w.timeout_ms = w.timeout_ms < SETTLE_MS ? w.timeout_ms : SETTLE_MS;
+    if (g->ops->settle) {
+        g->ops->settle(g, &w);
+    }
+}
+
 static bool receive(struct incoming *in, struct error **errp)
 {
     return job_map_ram(in->job, in->ram, errp) && start_listening(in, errp) &&
@@ -371,7 +386,9 @@ void incoming_run(struct job *job)
     if (!in) {
         abort();
     }
-    if (!init(in, job, &err) || !receive(in, &err)) {
+    if (init(in, job, &err) && receive(in, &err)) {
+        settle(in);
+    } else {
         err = job_begin_end(job, err);
         word = error_copy(err);
         tell_placing_source(in, word);

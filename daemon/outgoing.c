@@ -215,7 +215,7 @@ static void undo(struct outgoing *o, const struct error *why)
     }
     error_free(err);
     if (o->logging) {
-        g->ops->log_stop(g);
+        g->ops->log_stop(g, &w);
     }
 }
 

@@ -36,8 +36,9 @@ static bool log_start(struct guest *g, const struct wait *w, struct error **errp
  * Sent without waiting for the answer: it runs on every way out of a job, and whoever starts
  * logging again is queued behind it.
  */
-static void log_stop(struct guest *g)
+static void log_stop(struct guest *g, const struct wait *w)
 {
+    (void)w;
     struct agent *a = agent_of(g);
     dirtymap_unmap(&a->map);
     wire_send(a->sock, WIRE_LOG_STOP, 0, NULL, -1);

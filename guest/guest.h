@@ -127,9 +127,13 @@ struct guest_ops {
     void (*announce)(struct guest *g, const struct guest_announce *how, int timeout_ms,
                      guest_done *done, void *opaque);
     /* ---- the job's thread's ---- */
-    /* log_start, log_stop: dirty logging on and off.  All pages count as clean at the start. */
+    /*
+     * log_start, log_stop: dirty logging on and off.  All pages count as clean at the start.  What
+     * was set in the VMM for the job is put back with log_stop, or later where the VMM has not
+     * answered by the wait's end: it may be busy.
+     */
     bool (*log_start)(struct guest *g, const struct wait *w, struct error **errp);
-    void (*log_stop)(struct guest *g);
+    void (*log_stop)(struct guest *g, const struct wait *w);
     /* log_sync: adds what was written to dirty[block], bitmaps of the blocks' pages. */
     bool (*log_sync)(struct guest *g, uint64_t *const dirty[], const struct wait *w,
                      struct error **errp);
@@ -184,6 +188,8 @@ struct guest_ops {
      */
     bool (*start)(struct guest *g, bool paused, const struct guest_announce *announce,
                   const struct wait *w, struct error **errp);
+    /* settle: the same for a guest that has come, once it is started; NULL: nothing was set. */
+    void (*settle)(struct guest *g, const struct wait *w);
     /* give_away: from its success on the VMM never resumes by itself; take_back undoes it. */
     bool (*give_away)(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
                       struct error **errp);

@@ -267,21 +267,14 @@ static bool attach(struct qemu *q, struct error **errp)
     return true;
 }
 
-static void put_back(struct qemu *q)
-{
-    struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
-    if (qemu_settings_undo(q) && qemu_do(q, "query-status", NULL, &w, NULL)) {
-        qemu_settings_drop(q); /* that was answered behind them */
-    }
-}
-
 static void *work(void *arg)
 {
     struct qemu *q = arg;
     struct client_command command = {.name = "query-status"};
+    struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
     bool ok = attach(q, &q->error);
     if (!ok) {
-        put_back(q);
+        qemu_settings_put_back(q, &w);
     }
     if (!ok && client_is_lost(q->client)) {
         return NULL; /* given up: what is not put back is the guardian's, on this connection */

@@ -181,6 +181,16 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
     return ok;
 }
 
+/*
+ * One that still waits is to keep what it needs.  Who sees the job's end may end this QEMU, which
+ * can crash where it is given settings meanwhile (it frees them before it is through with its
+ * monitors).
+ */
+void qemu_settle_incoming(struct guest *g, const struct wait *w)
+{
+    qemu_settings_put_back(qemu_of(g), w);
+}
+
 void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
 {
     struct qemu *q = qemu_of(g);
@@ -191,11 +201,7 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
         qemu_unlock_ram(q);
     }
     if (!outgoing && given_up && q->loaded) {
-        /* All that is left for it is to be ended, and a QEMU that is given settings while it ends
-         * can crash (7.2 frees them before it is through with its monitors): it keeps ours. */
+        /* All that is left for it is to be ended: it keeps ours. */
         qemu_tell_state(q, GUEST_SPENT);
-    }
-    if (!outgoing && completed) {
-        qemu_settings_restore(q); /* one that still waits is to keep what it needs */
     }
 }

@@ -71,8 +71,9 @@ struct qemu {
 
     /* What the last job has left (settle.c). */
     _Atomic bool job_left;
-    _Atomic int resume;     /* enum qemu_resume */
-    _Atomic bool stand_due; /* a paused guest counts as stopped by its migration yet */
+    _Atomic bool put_back_due; /* the settings were sent, and not answered */
+    _Atomic int resume;        /* enum qemu_resume */
+    _Atomic bool stand_due;    /* a paused guest counts as stopped by its migration yet */
     _Atomic uint64_t resume_until_ns;
 
     _Atomic bool images_inactive; /* since the guest came, paused: it has not run here */
@@ -123,8 +124,10 @@ void qemu_seen(void *opaque, json_t *reply);
 bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp);
 extern const char *const qemu_only_settings[];
 
-/* The job that posted the guardian is through with QEMU.  The job's thread. */
-void qemu_settle_begin(struct qemu *q);
+/* The job that posted the guardian is through with QEMU.  Waits for a moment, so that who sees the
+ * job's end finds QEMU as it was; one that is not through itself is left to qemu_settle.  The job's
+ * thread. */
+void qemu_settle_begin(struct qemu *q, const struct wait *w);
 /* Goes on with it: now and then, and when QEMU has told something.  Main thread. */
 void qemu_settle(struct qemu *q);
 /* The guest is to run again as soon as QEMU lets it. */
@@ -178,15 +181,16 @@ json_t *qemu_settings_undone_by(struct qemu *q);
 
 /* Puts the settings back, if they were changed; without waiting.  Any thread. */
 void qemu_settings_restore(struct qemu *q);
-/* The same, and remembers them until it is known to be done; whether they were changed. */
-bool qemu_settings_undo(struct qemu *q);
+/* The same, and waits until it is done, or for as long as the wait says.  The job's thread, or the
+ * worker. */
+void qemu_settings_put_back(struct qemu *q, const struct wait *w);
 /* Forgets them. */
 void qemu_settings_drop(struct qemu *q);
 
 /* ---- tracking.c, source.c, destination.c ---- */
 
 bool qemu_log_start(struct guest *g, const struct wait *w, struct error **errp);
-void qemu_log_stop(struct guest *g);
+void qemu_log_stop(struct guest *g, const struct wait *w);
 bool qemu_log_sync(struct guest *g, uint64_t *const dirty[], const struct wait *w,
                    struct error **errp);
 bool qemu_log_settle(struct guest *g, const struct wait *w, struct error **errp);
@@ -213,6 +217,7 @@ bool qemu_release(struct guest *g, const struct wait *w, struct error **errp);
 bool qemu_load_state(struct guest *g, int fd, const struct wait *w, struct error **errp);
 bool qemu_start(struct guest *g, bool paused, const struct guest_announce *announce,
                 const struct wait *w, struct error **errp);
+void qemu_settle_incoming(struct guest *g, const struct wait *w);
 void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing);
 
 /* ---- migration.c ---- */

@@ -126,7 +126,7 @@ static bool is_told_to_end(const json_t *data)
 static void on_shutdown(struct qemu *q, const json_t *data)
 {
     if (is_told_to_end(data)) {
-        qemu_settings_drop(q); /* see qemu_notify */
+        qemu_settings_drop(q); /* see qemu_settle_incoming */
     }
     if (q->attached) {
         q->events.shut_down(q->events.opaque, &q->guest);
@@ -415,6 +415,7 @@ const struct guest_ops qemu_ops = {
     .save_state = qemu_save_state,
     .load_state = qemu_load_state,
     .start = qemu_start,
+    .settle = qemu_settle_incoming,
     .give_away = qemu_give_away,
     .take_back = qemu_take_back,
     .release = qemu_release,

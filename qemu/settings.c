@@ -173,11 +173,6 @@ json_t *qemu_settings_undone_by(struct qemu *q)
              : json_array();
 }
 
-void qemu_settings_drop(struct qemu *q)
-{
-    settings_free(swap_settings(q, NULL));
-}
-
 static void tell(struct qemu *q, const struct settings *s)
 {
     struct client_command parameters = {.name = "migrate-set-parameters",
@@ -189,13 +184,25 @@ static void tell(struct qemu *q, const struct settings *s)
     client_tell(q->client, &capabilities);
 }
 
-bool qemu_settings_undo(struct qemu *q)
+void qemu_settings_drop(struct qemu *q)
+{
+    settings_free(swap_settings(q, NULL));
+}
+
+static bool undo(struct qemu *q)
 {
     LOCK_SCOPE(&q->lock);
     if (q->settings) {
         tell(q, q->settings);
     }
     return q->settings;
+}
+
+void qemu_settings_put_back(struct qemu *q, const struct wait *w)
+{
+    if (undo(q) && qemu_do(q, "query-status", NULL, w, NULL)) {
+        qemu_settings_drop(q); /* that was answered behind them */
+    }
 }
 
 void qemu_settings_restore(struct qemu *q)

@@ -16,6 +16,9 @@
 /* From this one on `blockdev-set-active` says who has the images. */
 #define VERSION_SETS_ACTIVE CLIENT_VERSION(10, 0)
 
+/* So long the end of a job waits for QEMU to be as it was before. */
+#define SETTLE_MS 1000
+
 /* For an answer of a QEMU that may be busy. */
 #define ANSWER_MS 10000
 
@@ -51,6 +54,8 @@ static void put_back(void *opaque, json_t *reply, struct error *err)
     if (!err) {
         guardian_end(&q->guardian);
     }
+    atomic_store(&q->put_back_due, false);
+    client_wake(q->client);
     error_free(err); /* no answer: the guardian stays, and does it once more if ferryd ends */
 }
 
@@ -79,8 +84,8 @@ static void take_images_back(struct qemu *q)
 static void put_settings_back(struct qemu *q)
 {
     struct client_command command = {.name = "query-status", .opaque = q};
-    bool guarded = guardian_is_on(&q->guardian);
-    if (guarded) {
+    atomic_store(&q->put_back_due, true);
+    if (guardian_is_on(&q->guardian)) {
         qemu_entrust(q, qemu_only_settings, NULL);
     }
     qemu_settings_restore(q);
@@ -90,9 +95,7 @@ static void put_settings_back(struct qemu *q)
             take_images_back(q);
         }
     }
-    if (guarded || command.seen) {
-        client_ask(q->client, &command, ANSWER_MS, put_back, q);
-    }
+    client_ask(q->client, &command, ANSWER_MS, put_back, q);
 }
 
 static void finish_if_settled(struct qemu *q)
@@ -103,14 +106,23 @@ static void finish_if_settled(struct qemu *q)
     }
 }
 
-void qemu_settle_begin(struct qemu *q)
+/* What has to wait for QEMU is not waited for. */
+static bool is_put_back(const struct qemu *q)
 {
+    return !atomic_load(&q->put_back_due);
+}
+
+void qemu_settle_begin(struct qemu *q, const struct wait *w)
+{
+    struct wait moment = *w;
+    moment.timeout_ms = w->timeout_ms < SETTLE_MS ? w->timeout_ms : SETTLE_MS;
     if (client_is_lost(q->client)) {
         guardian_leave(&q->guardian);
         return;
     }
     atomic_store(&q->job_left, true);
     finish_if_settled(q);
+    qemu_await(q, is_put_back, "take its settings back", &moment, NULL);
 }
 
 /* ---- the guest is to run again ---- */

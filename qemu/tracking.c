@@ -100,14 +100,14 @@ void qemu_release_vcpus(struct qemu *q)
     q->vcpus = NULL;
 }
 
-void qemu_log_stop(struct guest *g)
+void qemu_log_stop(struct guest *g, const struct wait *w)
 {
     struct qemu *q = qemu_of(g);
     qemu_release_vcpus(q);
     wptrack_stop(q->track);
     q->track = NULL;
     qemu_close_stream(q);
-    qemu_settle_begin(q);
+    qemu_settle_begin(q, w);
 }
 
 bool qemu_log_sync(struct guest *g, uint64_t *const dirty[], const struct wait *w,

@@ -111,12 +111,6 @@ class Qemu(Process):
             raise LabError(f"{self.name} ended with status {got}, not {status}: "
                            f"{self.errors()[-2000:]}")
 
-    def ask_to_end(self):
-        """At once: one that is told to end just behind a migration may crash as it does (7.2 and 10.0
-        free their migration settings before they are through with their monitors, and ferryd may
-        be putting them back).  Until then a crash is a fault as any."""
-        self.kill()
-
     def fault(self):
         if self.expected_status is not None and self.proc.poll() == self.expected_status:
             return None

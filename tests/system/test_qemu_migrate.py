@@ -402,7 +402,41 @@ def test_settings(vms, end):
         vms.a.migrate("exec:cat >/dev/null; exit 3")
         vms.a.fail(GUEST)
         vms.b.qmp.cmd("guest-detach", guest=GUEST)
-    eventually(lambda: [settings(source), settings(target)] == before, what="the settings of before")
+    assert settings(source) == before[0]
+    if end == "completed":
+        assert settings(target) == before[1]
+    eventually(lambda: settings(target) == before[1], what="the destination's settings of before")
+
+
+@path("qemu/settings/back-before-the-end-is-told/{end}")
+@pytest.mark.parametrize("end", ["source", "destination"])
+def test_settings_back(vms, end):
+    """Whoever sees that the migration is completed may end its QEMUs, which can crash where they are
+    given settings as they do."""
+    asked, let_go = threading.Event(), threading.Event()
+
+    def keep_back(message, command):
+        if command == "migrate-set-capabilities" and relay.requests[command] == 2:
+            asked.set()
+            let_go.wait()
+        return message
+
+    source, target = vms.source(attached=False), vms.target(attached=False)
+    relay = vms.relay_qmp(source if end == "source" else target, reply=keep_back)
+    for name, host, qemu in (("source", vms.a, source), ("destination", vms.b, target)):
+        if name == end:
+            attach_through(host, relay)
+        else:
+            attach(host.qmp, qemu)
+    vms.a.migrate(vms.b.listen())
+    assert asked.wait(DEADLINE)
+    host = vms.a if end == "source" else vms.b
+    status = host.info()["status"]
+    let_go.set()
+    assert status == "device"
+    vms.a.complete()
+    vms.b.complete()
+    check_arrived(source, target)
 
 
 @path("qemu/settings/spent")

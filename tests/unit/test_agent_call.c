@@ -199,7 +199,7 @@ START_TEST(lost)
     call_failed(&c, "guest-lost", "unit");
     call_begin(&c, &s, make_resume, &patient); /* and from now on at once */
     call_failed(&c, "guest-lost", "unit");
-    s.g->ops->log_stop(s.g);
+    s.g->ops->log_stop(s.g, &(struct wait){.cancel_fd = -1});
     agent_stage_close(&s);
 }
 END_TEST

@@ -80,7 +80,7 @@ START_TEST(dirty_log)
     ck_assert_uint_eq(c.dirty[1][0], 1 << 9);
     ck_assert_uint_eq(marks[0], 0); /* taken */
     ck_assert_uint_eq(bits_count(log, 0, 70), 2);
-    s.g->ops->log_stop(s.g);
+    s.g->ops->log_stop(s.g, &(struct wait){.cancel_fd = -1});
     vmm_receive(&s, WIRE_LOG_STOP, NULL);
     dirtymap_unmap(&map);
     agent_stage_close(&s);
