@@ -132,6 +132,7 @@ class Process:
     """A process with its output in files, its lines awaitable."""
 
     must_live = False  # whether ending by itself is a fault, even with status 0
+    ends_first = False  # before those that serve it
 
     def __init__(self, name, argv, folder, stdin=subprocess.DEVNULL, pass_fds=(), env=None):
         self.name = name
@@ -388,10 +389,15 @@ class Lab:
         for session in self.sessions:
             session.close()
         self.sessions = []
-        for process in reversed(self.processes):
+        first = [process for process in self.processes if process.ends_first]
+        return self._end(first) + self._end([p for p in self.processes if p not in first])
+
+    @staticmethod
+    def _end(processes):
+        for process in reversed(processes):
             process.ask_to_end()
         faults = []
-        for process in self.processes:
+        for process in processes:
             try:
                 process.wait(30)
             except LabError as late:

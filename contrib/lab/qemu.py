@@ -53,6 +53,10 @@ class Qemu(Process):
     or neither.
     """
 
+    # A ferryd that ends at the same moment would give it its settings back, and a QEMU that ends can
+    # crash on that.
+    ends_first = True
+
     def __init__(self, lab, name, guest="idle", args="", memory=64, incoming=False, paused=None,
                  machine="pc", ram="file", rom=False, options=(), ram_path=None):
         file_name = lab.unique(name)
