@@ -12,41 +12,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-/* ---- waiting ---- */
-
-/*
- * A wait that is likely to be shorter than this is spent looking: about what it takes to be put to
- * sleep and woken.  Between the pieces of a fast link hardly more time passes, and the scheduler
- * wakes the two ends of a connection within a host on one CPU, where they take turns while another
- * one is idle: in the downtime that is half of it.  The first wait that lasts longer ends the
- * looking, until one was short again, so that a slow link costs nothing (kernel doc: halt polling,
- * Documentation/virt/kvm/halt-polling.rst, does the same).
- */
-#define SPIN_NS 50000u
-
-static bool comes_soon(int fd, short events)
-{
-    struct pollfd look = {.fd = fd, .events = events};
-    uint64_t end = clock_ns() + SPIN_NS;
-    do {
-        if (poll(&look, 1, 0) > 0) {
-            return true;
-        }
-    } while (clock_ns() < end);
-    return false;
-}
-
-static bool await(int fd, short events, bool *spins, const struct wait *w, struct error **errp)
-{
-    if (*spins && comes_soon(fd, events)) {
-        return true;
-    }
-    uint64_t start = clock_ns();
-    bool ok = wait_fd(fd, events, w, errp);
-    *spins = clock_ns() - start < SPIN_NS;
-    return ok;
-}
-
 /* ---- writing ---- */
 
 /* Drops `n` written bytes from the front; returns how many iovecs are left. */
@@ -83,7 +48,7 @@ bool fd_channel_write(struct channel *channel, struct iovec *iov, int iovcnt, co
         if (n >= 0) {
             iovcnt = iov_advance(&iov, iovcnt, (size_t)n);
         } else if (errno == EAGAIN) {
-            if (!await(c->fd, POLLOUT, &c->spins_writing, w, errp)) {
+            if (!wait_fd(c->fd, POLLOUT, w, errp)) {
                 return false;
             }
         } else if (errno == EFAULT) {
@@ -99,6 +64,40 @@ bool fd_channel_write(struct channel *channel, struct iovec *iov, int iovcnt, co
 
 /* ---- reading ---- */
 
+/*
+ * A reader's wait that is likely to be shorter than this is spent looking: about what it takes to
+ * be put to sleep and woken.  Between the pieces of a fast link hardly more time passes, and the
+ * scheduler wakes the two ends of a connection within a host on one CPU, where they take turns
+ * while another one is idle: in the downtime that is half of it.  The first wait that lasts longer
+ * ends the looking, until one was short again, so that a slow link costs nothing (kernel doc: halt
+ * polling, Documentation/virt/kvm/halt-polling.rst, does the same).  A writer that waits does so
+ * for a reader that is slower: it sleeps.
+ */
+#define SPIN_NS 50000u
+
+static bool comes_soon(int fd)
+{
+    struct pollfd look = {.fd = fd, .events = POLLIN};
+    uint64_t end = clock_ns() + SPIN_NS;
+    do {
+        if (poll(&look, 1, 0) > 0) {
+            return true;
+        }
+    } while (clock_ns() < end);
+    return false;
+}
+
+static bool await_bytes(struct fd_channel *c, const struct wait *w, struct error **errp)
+{
+    if (c->spins && comes_soon(c->fd)) {
+        return true;
+    }
+    uint64_t start = clock_ns();
+    bool ok = wait_fd(c->fd, POLLIN, w, errp);
+    c->spins = clock_ns() - start < SPIN_NS;
+    return ok;
+}
+
 ssize_t fd_channel_read(struct channel *channel, void *buf, size_t room, const struct wait *w,
                         struct error **errp)
 {
@@ -109,7 +108,7 @@ ssize_t fd_channel_read(struct channel *channel, void *buf, size_t room, const s
             return n;
         }
         if (errno == EAGAIN) {
-            if (!await(c->fd, POLLIN, &c->spins_reading, w, errp)) {
+            if (!await_bytes(c, w, errp)) {
                 return -1;
             }
         } else if (errno == EFAULT) {

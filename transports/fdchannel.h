@@ -10,8 +10,8 @@ struct fd_channel {
     struct channel channel;
     int fd;
     bool is_socket;
-    bool spins_reading, spins_writing; /* the last wait was short */
-    char peer[64];                     /* for error texts: "tcp:127.0.0.1:4444" */
+    bool spins;    /* the last wait for bytes was short */
+    char peer[64]; /* for error texts: "tcp:127.0.0.1:4444" */
 };
 
 extern const struct channel_ops fd_channel_ops;
