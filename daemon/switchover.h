@@ -16,8 +16,9 @@
 #include <stdint.h>
 
 struct switchover {
-    uint64_t least;   /* bytes that a round has left within the limit; UINT64_MAX: none yet */
-    unsigned in_vain; /* rounds in a row that left no less */
+    uint64_t least;    /* bytes that a round has left within the limit; UINT64_MAX: none yet */
+    unsigned in_vain;  /* rounds in a row that left no less */
+    unsigned patience; /* how many of them there may be */
 };
 
 void switchover_init(struct switchover *s);
