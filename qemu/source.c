@@ -102,9 +102,7 @@ bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
     atomic_store(&q->migration, QEMU_MIGRATION_NONE);
-    return qemu_check_hazards(q, w, errp) && qemu_settings_read(q, true, w, errp) &&
-           qemu_entrust(q, to_cancel, errp) && qemu_settings_set(q, true, w, errp) &&
-           qemu_open_stream(q, w, errp);
+    return qemu_check_hazards(q, w, errp) && qemu_open_stream(q, w, errp);
 }
 
 /* A guest that was paused stands still already: what follows is counted from when QEMU is ready. */
@@ -120,12 +118,19 @@ static bool was_stopped_meanwhile(struct qemu *q)
     return guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
 }
 
+/* Only now: whoever else has QEMU migrate would do so without RAM. */
+static bool set_up(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    return qemu_settings_read(q, true, w, errp) && qemu_entrust(q, to_cancel, errp) &&
+           qemu_settings_set(q, true, w, errp);
+}
+
 /* QEMU gets its migration under way before it stops the guest: some 10 ms. */
 bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
     qemu_release_vcpus(q); /* held ones would be long in stopping */
-    if (!find_paused(q, w, errp)) {
+    if (!set_up(q, w, errp) || !find_paused(q, w, errp)) {
         return false;
     }
     atomic_store(&q->stopped_ns, 0);
