@@ -59,8 +59,8 @@ static bool start_logging(struct outgoing *o, struct error **errp)
 /* ---- the stop ---- */
 
 /*
- * A VMM that takes its time to stop its guest is told first.  What is left is sent while it does:
- * the last round has then only what the guest still writes meanwhile.
+ * A VMM that takes its time to stop its guest is told first.  What is left is sent while it does,
+ * if it is little: the last round has then only what the guest still writes meanwhile.
  */
 static bool begin_stop(struct outgoing *o, struct error **errp)
 {
@@ -78,7 +78,7 @@ static bool begin_stop(struct outgoing *o, struct error **errp)
     if (!g->ops->begin_stop(g, &w, errp)) {
         return false;
     }
-    if (!outgoing_remaining(o)) {
+    if (!o->sends_early) {
         return true;
     }
     o->last_live = outgoing_record(o);

@@ -41,8 +41,9 @@ struct outgoing {
     uint64_t state_bytes;
     struct history_round last_live; /* the round sent while the guest is being stopped, if any */
     bool logging;
-    bool prepared; /* the VMM is, to stop its guest */
-    bool stopped;  /* a stop was asked for: the guest must be resumed */
+    bool sends_early; /* what is left goes while the VMM is stopping its guest */
+    bool prepared;    /* the VMM is, to stop its guest */
+    bool stopped;     /* a stop was asked for: the guest must be resumed */
     bool was_paused;
     bool given_away;
 };

@@ -5,6 +5,13 @@
 #include "daemon/outgoing_disks.h"
 #include "daemon/probes.h"
 
+/*
+ * What is left can be sent while a VMM gets ready to stop its guest, in some 10 ms.  What takes
+ * much longer is not: the guest would stand still for the rest of it, and for all that it has
+ * written again meanwhile.  Milliseconds.
+ */
+#define EARLY_MAX_MS 20.0
+
 /* ---- tracking ---- */
 
 static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
@@ -142,9 +149,12 @@ static double expect_downtime(struct outgoing *o)
 static bool should_stop(struct outgoing *o, bool *within)
 {
     uint64_t left = outgoing_remaining(o);
+    double limit = (double)param_get(o->job->params, PARAM_DOWNTIME_LIMIT);
     double expected = expect_downtime(o);
-    *within = !left || expected <= (double)param_get(o->job->params, PARAM_DOWNTIME_LIMIT);
-    return *within && switchover_is_due(&o->switchover, left, expected - fixed_downtime_ms(o));
+    double sending = expected - fixed_downtime_ms(o);
+    *within = !left || expected <= limit;
+    o->sends_early = left && sending <= EARLY_MAX_MS && expected + sending <= limit;
+    return *within && switchover_is_due(&o->switchover, left, sending);
 }
 
 bool outgoing_prepare(struct outgoing *o, struct error **errp)

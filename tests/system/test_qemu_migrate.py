@@ -37,20 +37,34 @@ def test_tcp(vms, guest, args, says):
     target.await_line(says)
 
 
-@path("qemu/stop/round-meanwhile")
-def test_round_meanwhile(vms):
-    """What a guest at work has left to be sent goes while its QEMU gets ready to stop it: of the
-    synchronisations the last alone, with the guest stopped, has no round in front of the stop."""
-    source, target = vms.qemu(vms.a, guest="writer", args="set=2"), vms.target()
+def rounds_of_writer(vms, bandwidth):
+    """Moves a guest that keeps writing 8 MiB, all of it in each round, when that bandwidth is expected
+    of the last one; its rounds, and how many synchronisations there were."""
+    source, target = vms.qemu(vms.a, guest="writer", args="set=8"), vms.target()
     source.await_line("writer: cpu 0 pass")
-    vms.a.set(max_bandwidth=32 * MIB)  # so that a round is long enough for all of it
+    vms.a.set(max_bandwidth=32 * MIB, avail_switchover_bandwidth=bandwidth)
     vms.a.migrate(vms.b.listen())
     sent = vms.a.complete()
     vms.b.complete()
-    rounds = vms.a.qmp.cmd("query-migrate-history", guest=GUEST)["rounds"]
-    assert rounds[-1]["round"] == sent["ram"]["dirty-sync-count"] - 1
-    assert rounds[-1]["pages"] > 0
     target.await_line("writer: cpu 0 pass")
+    rounds = vms.a.qmp.cmd("query-migrate-history", guest=GUEST)["rounds"]
+    assert rounds[-1]["pages"] > 0, rounds
+    return rounds, sent["ram"]["dirty-sync-count"]
+
+
+@path("qemu/stop/round-meanwhile")
+def test_round_meanwhile(vms):
+    """What little a guest at work has left goes while its QEMU gets ready to stop it: behind that
+    round there is but the synchronisation with the guest stopped."""
+    rounds, syncs = rounds_of_writer(vms, 512 * MIB)
+    assert rounds[-1]["round"] == syncs - 1, rounds
+
+
+@path("qemu/stop/no-round-meanwhile/slow-link")
+def test_no_round_meanwhile(vms):
+    """Else the guest would stand still while what it has written again is sent once more."""
+    rounds, syncs = rounds_of_writer(vms, 64 * MIB)
+    assert rounds[-1]["round"] == syncs - 2, rounds
 
 
 @path("qemu/unix")
