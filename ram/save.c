@@ -258,9 +258,9 @@ struct classify {
 /* One page is asked for of each window: that costs a quarter of asking for all. */
 static void map_in(uint8_t *from, size_t length)
 {
-    uintptr_t end = (uintptr_t)from + length;
-    for (uintptr_t at = (uintptr_t)from; at < end; at = (at | (FAULT_WINDOW - 1)) + 1) {
-        madvise((void *)at, RAM_PAGE_SIZE, MADV_POPULATE_READ);
+    for (size_t at = 0; at < length;
+         at += FAULT_WINDOW - ((uintptr_t)(from + at) & (FAULT_WINDOW - 1))) {
+        madvise(from + at, RAM_PAGE_SIZE, MADV_POPULATE_READ);
     }
 }
 
