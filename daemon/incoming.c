@@ -314,16 +314,12 @@ static bool unshare_ram(struct incoming *in, struct error **errp)
     return !sparse || ram_load_trim(in->ram, &w, errp);
 }
 
-/* So long the end of a job waits for the VMM to be as it was before. */
-#define SETTLE_MS 1000
-
 /* Before anybody is told that the guest has come. */
 static void settle(struct incoming *in)
 {
     struct guest *g = in->job->guest;
     struct wait w = job_guest_wait(in->job);
     w.cancel_fd = -1;
-    w.timeout_ms = w.timeout_ms < SETTLE_MS ? w.timeout_ms : SETTLE_MS;
     if (g->ops->settle) {
         g->ops->settle(g, &w);
     }

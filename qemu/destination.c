@@ -181,16 +181,6 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
     return ok;
 }
 
-/*
- * One that still waits is to keep what it needs.  Who sees the job's end may end this QEMU, which
- * can crash where it is given settings meanwhile (it frees them before it is through with its
- * monitors).
- */
-void qemu_settle_incoming(struct guest *g, const struct wait *w)
-{
-    qemu_settings_put_back(qemu_of(g), w);
-}
-
 void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
 {
     struct qemu *q = qemu_of(g);

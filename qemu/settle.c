@@ -112,17 +112,34 @@ static bool is_put_back(const struct qemu *q)
     return !atomic_load(&q->put_back_due);
 }
 
+static struct wait moment(const struct wait *w)
+{
+    struct wait m = *w;
+    m.timeout_ms = w->timeout_ms < SETTLE_MS ? w->timeout_ms : SETTLE_MS;
+    return m;
+}
+
+/*
+ * One that still waits is to keep what it needs.  Who sees the job's end may end this QEMU, which
+ * can crash where it is given settings meanwhile (it frees them before it is through with its
+ * monitors).
+ */
+void qemu_settle_incoming(struct guest *g, const struct wait *w)
+{
+    struct wait m = moment(w);
+    qemu_settings_put_back(qemu_of(g), &m);
+}
+
 void qemu_settle_begin(struct qemu *q, const struct wait *w)
 {
-    struct wait moment = *w;
-    moment.timeout_ms = w->timeout_ms < SETTLE_MS ? w->timeout_ms : SETTLE_MS;
+    struct wait m = moment(w);
     if (client_is_lost(q->client)) {
         guardian_leave(&q->guardian);
         return;
     }
     atomic_store(&q->job_left, true);
     finish_if_settled(q);
-    qemu_await(q, is_put_back, "take its settings back", &moment, NULL);
+    qemu_await(q, is_put_back, "take its settings back", &m, NULL);
 }
 
 /* ---- the guest is to run again ---- */

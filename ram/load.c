@@ -129,10 +129,10 @@ static size_t copy_in_place(const struct ram_block *b, uint64_t offset,
 {
     size_t n;
     const uint8_t *piece = record_payload(reader, rec, 1, PIECE_MAX, &n, errp);
-    struct copy c = {.to = b->map + offset, .from = piece, .length = n};
     if (!piece) {
         return 0;
     }
+    struct copy c = {.to = b->map + offset, .from = piece, .length = n};
     return fault_guarded(copy_bytes, &c) || no_memory(b, offset, errp) ? n : 0;
 }
 

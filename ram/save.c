@@ -255,7 +255,7 @@ struct classify {
     uint64_t zero[UNIT_WORDS];
 };
 
-/* One page is asked for of each window: that costs a quarter of asking for all. */
+/* One page is asked for of each window: the kernel looks each page up that is asked for. */
 static void map_in(uint8_t *from, size_t length)
 {
     for (size_t at = 0; at < length;
