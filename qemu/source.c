@@ -112,10 +112,13 @@ static uint64_t stop_time(struct qemu *q)
     return q->was_paused || !stopped ? clock_ns() : stopped;
 }
 
-/* An operator was faster.  QEMU, which stops its guest for both, may yet have to tell of it. */
-static bool was_stopped_meanwhile(struct qemu *q)
+/* Whether it was paused, or an operator was faster than we were.  QEMU, which stops its guest for
+ * both, may yet have to tell of it. */
+static bool note_stopped_meanwhile(struct qemu *q)
 {
-    return guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
+    bool paused = guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
+    q->was_paused = q->was_paused || paused;
+    return q->was_paused;
 }
 
 /* Only now: whoever else has QEMU migrate would do so without RAM. */
@@ -142,12 +145,10 @@ bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const st
                struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    bool ok = collect(q, is_paused, w, errp);
-    q->was_paused = q->was_paused || was_stopped_meanwhile(q);
-    *was_paused = q->was_paused;
-    if (!ok) {
+    if (!collect(q, is_paused, w, errp)) {
         return false;
     }
+    *was_paused = note_stopped_meanwhile(q);
     *stopped_ns = stop_time(q);
     return !q->was_paused || qemu_do_state(q, "query-status", GUEST_STOPPED, w, errp);
 }
@@ -228,6 +229,18 @@ static bool run_again(struct qemu *q, const struct wait *w, struct error **errp)
     }
 }
 
+/* Behind an operator's `stop` that came when QEMU had stopped its guest, it would run it again. */
+static bool stand_still(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    do {
+        if (!qemu_do_state(q, "stop", GUEST_PAUSED, w, errp)) {
+            return false;
+        }
+    } while (may_run_soon(q, w) && clock_ns() < deadline);
+    return true;
+}
+
 /* A guest that was given away has let go of its images; from 10.0 on they can be taken back without
  * running it. */
 static bool stand_again(struct qemu *q, const struct wait *w, struct error **errp)
@@ -236,7 +249,7 @@ static bool stand_again(struct qemu *q, const struct wait *w, struct error **err
         !qemu_do(q, "blockdev-set-active", json_pack("{s:b}", "active", 1), w, errp)) {
         return false;
     }
-    return qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp);
+    return stand_still(q, w, errp);
 }
 
 /* The main thread does it, once QEMU tells that its migration has ended; if ferryd ends before, the
@@ -259,6 +272,7 @@ static void resume_later(struct qemu *q)
 bool qemu_resume(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
+    note_stopped_meanwhile(q);
     if (!end_migration(q, w, errp)) {
         resume_later(q); /* until then QEMU lets nobody change its settings, either */
         return false;
