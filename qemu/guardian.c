@@ -27,6 +27,8 @@
 #define EMPTY  1u
 
 #define ID     "ferry-guardian"
+/* Of a command that is given once; it begins as the others'. */
+#define ID_ONCE ID ": once"
 
 /* ---- the helper: async-signal-safe calls only ---- */
 
@@ -105,18 +107,20 @@ static bool await_answer(struct heir *h, bool *done)
 static bool execute(struct heir *h, const char *command, size_t length)
 {
     const struct timespec again = {.tv_nsec = AGAIN_NS};
+    const uint64_t patience_ns =
+        memmem(command, length, ID_ONCE, strlen(ID_ONCE)) ? 0 : PATIENCE_NS;
     uint64_t deadline_ns = 0;
-    bool done = false;
-    while (!done && (!deadline_ns || clock_ns() < deadline_ns)) {
-        if (deadline_ns) {
-            nanosleep(&again, NULL);
-        }
+    for (;;) {
+        bool done;
         if (!tell(h, command, length) || !await_answer(h, &done)) {
             return false;
         }
-        deadline_ns = deadline_ns ? deadline_ns : clock_ns() + PATIENCE_NS;
+        deadline_ns = deadline_ns ? deadline_ns : clock_ns() + patience_ns;
+        if (done || clock_ns() >= deadline_ns) {
+            return true;
+        }
+        nanosleep(&again, NULL);
     }
-    return true;
 }
 
 /* A command a line. */
@@ -184,7 +188,9 @@ static size_t write_testament(json_t *commands, char *text, size_t room)
     text[0] = FORGET;
     json_array_foreach(commands, i, command)
     {
-        json_object_set_new(command, "id", json_string(ID));
+        bool once = json_is_true(json_object_get(command, "once"));
+        json_object_del(command, "once");
+        json_object_set_new(command, "id", json_string(once ? ID_ONCE : ID));
         size_t n = json_dumpb(command, text + length, room - length, JSON_COMPACT);
         if (n >= room - length) {
             return 0;

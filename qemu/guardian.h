@@ -34,8 +34,8 @@ static inline bool guardian_is_on(const struct guardian *g)
 }
 
 /*
- * Replaces the testament: an array of commands as they go to QEMU, without IDs; taken over.  NULL:
- * nothing is to be done.  What is in it holds before this returns.  Errors: system-error.
+ * Replaces the testament: an array of commands as they go to QEMU, without IDs; taken over.  One
+ * with a member `once` that is true may be refused.  NULL: nothing is to be done.  What is in it holds before this returns.  Errors: system-error.
  */
 bool guardian_entrust(struct guardian *g, json_t *commands, struct error **errp);
 

@@ -120,7 +120,8 @@ void qemu_seen(void *opaque, json_t *reply);
 
 /* ---- settle.c ---- */
 
-/* Has the guardian give these commands, up to a NULL, and put the settings back, if ferryd ends. */
+/* Has the guardian give these commands, up to a NULL, close the stream's descriptor if QEMU has it
+ * yet, and put the settings back, if ferryd ends. */
 bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp);
 extern const char *const qemu_only_settings[];
 

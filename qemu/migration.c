@@ -9,6 +9,7 @@ bool qemu_open_stream(struct qemu *q, const struct wait *w, struct error **errp)
 {
     CLEANUP_CLOSE int theirs = -1;
     return vmstate_open(&q->state, &theirs, errp) &&
+           (!guardian_is_on(&q->guardian) || qemu_entrust(q, qemu_only_settings, errp)) &&
            client_send_fd(q->client, QEMU_STREAM_NAME, theirs, w, errp);
 }
 

@@ -32,6 +32,10 @@ bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **e
     for (; *commands; commands++) {
         json_array_append_new(all, json_pack("{s:s}", "execute", *commands));
     }
+    if (q->state.fd >= 0) { /* there is none in QEMU where its migration has taken it */
+        json_array_append_new(all, json_pack("{s:s, s:{s:s}, s:b}", "execute", "closefd",
+                                             "arguments", "fdname", QEMU_STREAM_NAME, "once", 1));
+    }
     json_array_extend(all, settings);
     json_decref(settings);
     return guardian_entrust(&q->guardian, all, errp);

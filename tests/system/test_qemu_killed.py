@@ -104,6 +104,31 @@ def test_source_daemon(vms, state, how):
     vms.move(source, target)
 
 
+@path("qemu/killed/source-daemon/prepared")
+def test_prepared(vms):
+    """QEMU has a descriptor for the state, and was not told to migrate: it does not keep it."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    fds, before = descriptors(source), settings(source)
+
+    def kill(message, command):
+        if command == "getfd":
+            vms.a.kill()
+        return message
+
+    relay = vms.relay_qmp(source, reply=kill)
+    attach_through(vms.a, relay)
+    vms.a.migrate(vms.b.listen())
+    assert vms.b.end()["status"] == "failed"
+    assert (relay.requests["getfd"], relay.requests["migrate"]) == (1, 0)
+    eventually(lambda: relay.ended, what="the guardian's end of the monitor")
+    check_nothing_left(source, fds)
+    assert (settings(source), source.state()) == (before, "running")
+    check_console(source)
+    vms.a.start()
+    attach(vms.a.qmp, source)
+    vms.move(source, target)
+
+
 @path("qemu/killed/source-daemon/helpers-hold-no-ram")
 def test_helpers(vms):
     """Whoever stands by for a ferryd that ends: the guest's memory is not kept for it."""
