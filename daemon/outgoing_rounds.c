@@ -145,6 +145,13 @@ static double expect_downtime(struct outgoing *o)
     return ms;
 }
 
+/* A guest that is held back is let go before it is stopped, and writes the more meanwhile. */
+static bool may_send_early(const struct outgoing *o, double expected, double sending, double limit)
+{
+    return outgoing_remaining(o) && !atomic_load(&o->job->counters.throttle) &&
+           sending <= EARLY_MAX_MS && expected + sending <= limit;
+}
+
 /* Whether the guest should be stopped now; sets *within when that would keep to the limit. */
 static bool should_stop(struct outgoing *o, bool *within)
 {
@@ -153,8 +160,8 @@ static bool should_stop(struct outgoing *o, bool *within)
     double expected = expect_downtime(o);
     double sending = expected - fixed_downtime_ms(o);
     *within = !left || expected <= limit;
-    o->sends_early = left && sending <= EARLY_MAX_MS && expected + sending <= limit;
-    return *within && switchover_is_due(&o->switchover, left, sending);
+    o->sends_early = may_send_early(o, expected, sending, limit);
+    return *within && switchover_is_due(&o->switchover, left, sending, clock_ns());
 }
 
 bool outgoing_prepare(struct outgoing *o, struct error **errp)

@@ -132,10 +132,10 @@ static bool set_up(struct qemu *q, const struct wait *w, struct error **errp)
 bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    qemu_release_vcpus(q); /* held ones would be long in stopping */
     if (!set_up(q, w, errp) || !find_paused(q, w, errp)) {
         return false;
     }
+    qemu_release_vcpus(q); /* only now: held ones would be long in stopping */
     atomic_store(&q->stopped_ns, 0);
     atomic_store(&q->stopping, true);
     return begin_migration(q, w, errp);

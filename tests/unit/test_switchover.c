@@ -4,6 +4,7 @@
 #include "tests/unit/unit.h"
 
 #define MIB (1u << 20)
+#define NOW 1000000000u
 
 /* Each round leaves that many MiB; which of them, from 1, is the last before the stop (0: none). */
 static unsigned stopped_behind(const unsigned *left, unsigned rounds)
@@ -11,7 +12,7 @@ static unsigned stopped_behind(const unsigned *left, unsigned rounds)
     struct switchover s;
     switchover_init(&s);
     for (unsigned i = 0; i < rounds; i++) {
-        if (switchover_is_due(&s, (uint64_t)left[i] * MIB, left[i])) {
+        if (switchover_is_due(&s, (uint64_t)left[i] * MIB, left[i], NOW)) {
             return i + 1;
         }
     }
@@ -26,9 +27,9 @@ START_TEST(at_once)
 {
     struct switchover s;
     switchover_init(&s);
-    ck_assert(switchover_is_due(&s, 0, 0));
+    ck_assert(switchover_is_due(&s, 0, 0, NOW));
     switchover_init(&s);
-    ck_assert(switchover_is_due(&s, 100 * MIB, 0.9)); /* a fast link */
+    ck_assert(switchover_is_due(&s, 100 * MIB, 0.9, NOW)); /* a fast link */
 }
 END_TEST
 
@@ -55,6 +56,19 @@ START_TEST(at_a_good_moment)
 }
 END_TEST
 
+/* Whoever lets a guest stand still for ten seconds wants it to be over, not to wait for as long. */
+START_TEST(not_for_long)
+{
+    struct switchover s;
+    switchover_init(&s);
+    ck_assert(switchover_is_due(&s, 800 * MIB, 8000, NOW));
+    switchover_init(&s);
+    ck_assert(!switchover_is_due(&s, 200 * MIB, 200, NOW));
+    ck_assert(!switchover_is_due(&s, 100 * MIB, 100, NOW + 1850000000ull));
+    ck_assert(switchover_is_due(&s, 50 * MIB, 50, NOW + 1960000000ull));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("daemon/switchover");
@@ -62,5 +76,6 @@ int main(void)
     unit_add(suite, "daemon/switchover/less-and-less", less_and_less);
     unit_add(suite, "daemon/switchover/no-less", no_less);
     unit_add(suite, "daemon/switchover/at-a-good-moment", at_a_good_moment);
+    unit_add(suite, "daemon/switchover/not-for-long", not_for_long);
     return unit_run(suite);
 }
