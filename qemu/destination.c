@@ -7,6 +7,7 @@
  */
 #include "qemu/internal.h"
 
+#include "common/cleanup.h"
 #include "common/clock.h"
 
 #include <errno.h>
@@ -109,10 +110,17 @@ static bool begin_loading(struct qemu *q, const struct wait *w, struct error **e
     return qemu_do(q, "migrate-incoming", incoming_arguments(q), w, errp);
 }
 
+static void set_must_stand(struct qemu *q, bool must_stand)
+{
+    LOCK_SCOPE(&q->lock);
+    q->must_stand = must_stand;
+}
+
 /* Loaded, it must stand still: it has not been given to us yet.  QEMU tells of a guest that it
  * starts before it tells that the migration is completed. */
 static bool check_standing(struct qemu *q, const struct wait *w, struct error **errp)
 {
+    set_must_stand(q, true);
     if (guest_get_state(&q->guest) == GUEST_INCOMING) {
         return true;
     }
@@ -176,6 +184,7 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
     q->announce = *announce;
     atomic_store(&q->announce_due, true);
     atomic_store(&q->images_inactive, paused);
+    set_must_stand(q, false);
     bool ok = paused ? qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp) : run(q, w, errp);
     q->loaded = !ok;
     return ok;
@@ -191,7 +200,10 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
         qemu_unlock_ram(q);
     }
     if (!outgoing && given_up && q->loaded) {
-        /* All that is left for it is to be ended: it keeps ours. */
+        /* All that is left for it is to be ended: it keeps our settings, and runs only if somebody
+         * tells it to from now on. */
+        client_tell(q->client, &(struct client_command){.name = "stop"});
+        set_must_stand(q, false);
         qemu_tell_state(q, GUEST_SPENT);
     }
 }

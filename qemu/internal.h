@@ -78,8 +78,9 @@ struct qemu {
 
     _Atomic bool images_inactive; /* since the guest came, paused: it has not run here */
 
-    pthread_mutex_t lock;      /* settings */
+    pthread_mutex_t lock;      /* settings, must_stand with the `stop` that it brings about */
     struct settings *settings; /* to be put back; NULL: nothing was changed */
+    bool must_stand;           /* the state is loaded, and the guest is not ours to run yet */
 
     /* The job's thread's. */
     struct guest_announce announce;

@@ -98,10 +98,23 @@ static json_t *announce_arguments(const struct guest_announce *how)
                      "rounds", (int)how->rounds, "step", (int)how->step);
 }
 
+/* A guest that is the source's yet: whoever has told QEMU to run it here, it stands still again. */
+static bool is_stopped_again(struct qemu *q)
+{
+    LOCK_SCOPE(&q->lock);
+    if (q->must_stand) {
+        log_warning("guest %s: something else has told QEMU to run it before it is handed over: it "
+                    "is stopped again",
+                    q->guest.name);
+        client_tell(q->client, &(struct client_command){.name = "stop"});
+    }
+    return q->must_stand;
+}
+
 static void on_resume(struct qemu *q, const json_t *data)
 {
     (void)data;
-    if (atomic_load(&q->draining)) {
+    if (atomic_load(&q->draining) || is_stopped_again(q)) {
         return;
     }
     atomic_store(&q->images_inactive, false);

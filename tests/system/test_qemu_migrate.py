@@ -343,19 +343,40 @@ def test_continued(vms):
     check_arrived(source, target)
 
 
-@path("qemu/told-cont-elsewhere/{when}")
-@pytest.mark.parametrize("when", ["waiting", "loaded"])
-def test_cont_elsewhere(vms, when):
+@path("qemu/told-cont-elsewhere/waiting")
+def test_cont_elsewhere(vms):
     """Whoever tells the destination's QEMU to run: before GO the guest does not run there."""
     source, target = vms.pair(FILLED)
-    if when == "waiting":
-        target.qmp.cmd("cont")
+    target.qmp.cmd("cont")
     hold_loaded(vms)
     assert target.qmp.cmd("query-status")["running"] is False
     vms.release()
     vms.a.complete()
     vms.b.complete()
     check_arrived(source, target)
+
+
+@path("qemu/told-cont-elsewhere/loaded/{end}")
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_cont_loaded(vms, end):
+    """It is stopped at once, and runs in one place in the end."""
+    source, target = vms.pair(FILLED)
+    hold_loaded(vms)
+    target.qmp.cmd("cont")
+    target.qmp.await_event("STOP")
+    if end == "completed":
+        vms.release()
+        vms.a.complete()
+        vms.b.complete()
+        check_arrived(source, target)
+        return
+    vms.a.cancel()
+    assert vms.a.end()["status"] == end
+    vms.release()
+    assert vms.b.end()["status"] == "failed"
+    vms.b.await_run_state(SPENT)
+    assert target.qmp.cmd("query-status")["running"] is False
+    check_stays(vms.a, source)
 
 
 @path("qemu/no-disks/{flag}")
