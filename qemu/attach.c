@@ -126,13 +126,15 @@ static bool check_incoming(const struct qemu *q, struct error **errp)
 
 /*
  * An incoming guest is not to run before it is told to, with or without -S.  What it needs to load
- * is set here already, not in the downtime.
+ * is set here already, not in the downtime.  It may wait for long, and who has it next must find
+ * what was set before: a guardian sees to that.
  */
 static bool hold_incoming(struct qemu *q, const struct wait *w, struct error **errp)
 {
     return guest_get_state(&q->guest) != GUEST_INCOMING ||
            (qemu_do(q, "stop", NULL, w, errp) && qemu_settings_read(q, false, w, errp) &&
-            qemu_settings_set(q, false, w, errp));
+            guardian_post(&q->guardian, client_socket(q->client), errp) &&
+            qemu_entrust(q, qemu_only_settings, errp) && qemu_settings_set(q, false, w, errp));
 }
 
 /* On the main thread, so that it stands in its place among the events. */
@@ -274,7 +276,7 @@ static void *work(void *arg)
     struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
     bool ok = attach(q, &q->error);
     if (!ok) {
-        qemu_settings_put_back(q, &w);
+        qemu_undo_settings(q, &w);
     }
     if (!ok && client_is_lost(q->client)) {
         return NULL; /* given up: what is not put back is the guardian's, on this connection */

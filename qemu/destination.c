@@ -204,6 +204,7 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
          * tells it to from now on. */
         client_tell(q->client, &(struct client_command){.name = "stop"});
         set_must_stand(q, false);
+        guardian_end(&q->guardian);
         qemu_tell_state(q, GUEST_SPENT);
     }
 }

@@ -4,10 +4,11 @@
  *
  * A QEMU in pre-switchover waits for migrate-continue or migrate_cancel and for nothing else: its
  * guest would stand still for ever.  One that was stopped for a moment would stay so, and its
- * migration settings would be ours.  So for as long as a guest is tracked, a helper process
- * (guest/helper.h) has a copy of the monitor's socket, and a testament: the commands to give when
- * it finds that ferryd has gone.  Each is given until QEMU does it (settings can't be changed
- * before its migration has ended), or has refused it for long, and the next one after it.
+ * migration settings would be ours, as those of one that waits for a guest are.  So for as long as a
+ * guest is tracked, or waited for, a helper process (guest/helper.h) has a copy of the monitor's
+ * socket, and a testament: the commands to give when it finds that ferryd has gone.  Each is given
+ * until QEMU does it (settings can't be changed before its migration has ended), or has refused it
+ * for long, and the next one after it.
  */
 #ifndef FERRY_QEMU_GUARDIAN_H
 #define FERRY_QEMU_GUARDIAN_H

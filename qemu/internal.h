@@ -132,6 +132,8 @@ extern const char *const qemu_only_settings[];
 void qemu_settle_begin(struct qemu *q, const struct wait *w);
 /* The same for a guest that has come: there is nothing else to do than to put settings back. */
 void qemu_settle_incoming(struct guest *g, const struct wait *w);
+/* Puts the settings back, and ends the guardian behind that.  The job's thread, or the worker. */
+void qemu_undo_settings(struct qemu *q, const struct wait *w);
 /* Goes on with it: now and then, and when QEMU has told something.  Main thread. */
 void qemu_settle(struct qemu *q);
 /* The guest is to run again as soon as QEMU lets it. */
@@ -185,9 +187,9 @@ json_t *qemu_settings_undone_by(struct qemu *q);
 
 /* Puts the settings back, if they were changed; without waiting.  Any thread. */
 void qemu_settings_restore(struct qemu *q);
-/* The same, and waits until it is done, or for as long as the wait says.  The job's thread, or the
- * worker. */
-void qemu_settings_put_back(struct qemu *q, const struct wait *w);
+/* The same, and waits until it is done, or for as long as the wait says: false.  The job's thread,
+ * or the worker. */
+bool qemu_settings_put_back(struct qemu *q, const struct wait *w);
 /* Forgets them. */
 void qemu_settings_drop(struct qemu *q);
 

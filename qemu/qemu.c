@@ -213,7 +213,8 @@ static struct error *end_worker(struct qemu *q)
 /* The connection is about to end, and with it go commands that QEMU has not taken yet. */
 static void entrust_settings(struct qemu *q)
 {
-    if (guardian_post(&q->guardian, client_socket(q->client), NULL)) {
+    if (guardian_is_on(&q->guardian) ||
+        guardian_post(&q->guardian, client_socket(q->client), NULL)) {
         qemu_entrust(q, qemu_only_settings, NULL);
     }
 }
@@ -315,8 +316,13 @@ static void want_run(struct qemu *q)
 /* Those of a QEMU that still migrates are the guardian's to put back. */
 static void leave_settings_back(struct qemu *q)
 {
-    if (!guardian_is_on(&q->guardian)) {
+    bool guarded = guardian_is_on(&q->guardian);
+    bool waits = guest_get_state(&q->guest) == GUEST_INCOMING;
+    if (!guarded || waits) {
         qemu_settings_restore(q);
+    }
+    if (guarded && waits) {
+        guardian_entrust(&q->guardian, NULL, NULL);
     }
 }
 

@@ -198,11 +198,13 @@ static bool undo(struct qemu *q)
     return q->settings;
 }
 
-void qemu_settings_put_back(struct qemu *q, const struct wait *w)
+bool qemu_settings_put_back(struct qemu *q, const struct wait *w)
 {
-    if (undo(q) && qemu_do(q, "query-status", NULL, w, NULL)) {
-        qemu_settings_drop(q); /* that was answered behind them */
+    if (undo(q) && !qemu_do(q, "query-status", NULL, w, NULL)) {
+        return false;
     }
+    qemu_settings_drop(q); /* that was answered behind them */
+    return true;
 }
 
 void qemu_settings_restore(struct qemu *q)

@@ -123,6 +123,13 @@ static struct wait moment(const struct wait *w)
     return m;
 }
 
+void qemu_undo_settings(struct qemu *q, const struct wait *w)
+{
+    if (qemu_settings_put_back(q, w)) {
+        guardian_end(&q->guardian);
+    }
+}
+
 /*
  * One that still waits is to keep what it needs.  Who sees the job's end may end this QEMU, which
  * can crash where it is given settings meanwhile (it frees them before it is through with its
@@ -131,7 +138,7 @@ static struct wait moment(const struct wait *w)
 void qemu_settle_incoming(struct guest *g, const struct wait *w)
 {
     struct wait m = moment(w);
-    qemu_settings_put_back(qemu_of(g), &m);
+    qemu_undo_settings(qemu_of(g), &m);
 }
 
 void qemu_settle_begin(struct qemu *q, const struct wait *w)

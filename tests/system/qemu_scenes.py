@@ -167,12 +167,12 @@ def status_field(pid, field):
 
 
 def children(pid):
-    """The processes that a process has forked, and that have not ended."""
-    found = []
+    """The processes that a process has forked, and that have not ended; their names by their IDs."""
+    found = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if int(status_field(folder.name, "PPid")) == pid:
-                found.append(int(folder.name))
+                found[int(folder.name)] = status_field(folder.name, "Name")
         except OSError:
             pass  # it has ended meanwhile
     return found

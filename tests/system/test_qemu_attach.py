@@ -83,8 +83,7 @@ def test_leaves_nothing(vms, status, how):
         vms.a.kill()
     check_nothing_left(qemu, fds)
     assert qemu.state() == status
-    # One that waits was told to leave its disks alone: only a detach takes that back.
-    assert settings(qemu) == before or (status == "inmigrate" and how != "detached")
+    assert settings(qemu) == before
     free = Qmp(qemu.qmp_path)
     assert free.cmd("query-status")["status"] == status
     free.close()
