@@ -166,13 +166,12 @@ static void on_state(void *opaque, struct guest *g, enum guest_state from)
     }
 }
 
-static void on_shut_down(void *opaque, struct guest *g)
+static void on_shut_down(void *opaque, struct guest *g, bool by_guest, const char *reason)
 {
     struct ferryd *d = opaque;
-    log_info("guest %s: shut down", g->name);
-    qmp_event(
-        d->qmp, "SHUTDOWN",
-        json_pack("{s:b, s:s, s:s}", "guest", 1, "reason", "guest-shutdown", "name", g->name));
+    log_info("guest %s: shut down (%s)", g->name, reason);
+    qmp_event(d->qmp, "SHUTDOWN",
+              json_pack("{s:b, s:s, s:s}", "guest", by_guest, "reason", reason, "name", g->name));
 }
 
 /* ---- connections ---- */

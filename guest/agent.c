@@ -337,7 +337,7 @@ static bool on_shutdown(struct agent *a, const struct wire_message *msg, struct 
 {
     (void)msg;
     (void)errp;
-    a->events.shut_down(a->events.opaque, &a->guest);
+    a->events.shut_down(a->events.opaque, &a->guest, true, "guest-shutdown");
     return true;
 }
 

@@ -86,7 +86,8 @@ struct guest_events {
      * things. */
     void (*welcomed)(void *opaque, struct guest *g);
     void (*state_changed)(void *opaque, struct guest *g, enum guest_state from);
-    void (*shut_down)(void *opaque, struct guest *g);
+    /* `by_guest`: it has done so itself; `reason`: printable, in the reference's words. */
+    void (*shut_down)(void *opaque, struct guest *g, bool by_guest, const char *reason);
     void *opaque;
 };
 

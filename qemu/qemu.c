@@ -130,19 +130,21 @@ static void on_resume(struct qemu *q, const json_t *data)
 }
 
 /* Whether QEMU itself ends, whatever it was told to do when its guest powers off. */
-static bool is_told_to_end(const json_t *data)
+static bool is_told_to_end(const char *reason)
 {
-    const char *reason = json_string_value(json_object_get(data, "reason"));
-    return reason && (strcmp(reason, "host-signal") == 0 || strcmp(reason, "host-qmp-quit") == 0);
+    return strcmp(reason, "host-signal") == 0 || strcmp(reason, "host-qmp-quit") == 0;
 }
 
 static void on_shutdown(struct qemu *q, const json_t *data)
 {
-    if (is_told_to_end(data)) {
+    char words[CLIENT_WORDS];
+    const char *reason = client_words(json_object_get(data, "reason"), words);
+    if (is_told_to_end(reason)) {
         qemu_settings_drop(q); /* see qemu_settle_incoming */
     }
     if (q->attached) {
-        q->events.shut_down(q->events.opaque, &q->guest);
+        q->events.shut_down(q->events.opaque, &q->guest,
+                            json_is_true(json_object_get(data, "guest")), reason);
     }
 }
 

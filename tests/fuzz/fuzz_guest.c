@@ -182,10 +182,12 @@ static void on_changed(void *opaque, struct guest *g, enum guest_state from)
     require(guest_get_state(g) < WIRE_STATES && guest_get_state(g) != from);
 }
 
-static void on_shut_down(void *opaque, struct guest *g)
+static void on_shut_down(void *opaque, struct guest *g, bool by_guest, const char *reason)
 {
     (void)opaque;
     (void)g;
+    (void)by_guest;
+    (void)reason;
 }
 
 static void on_answer(void *opaque, struct error *err)

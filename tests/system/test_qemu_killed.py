@@ -201,7 +201,9 @@ def test_ends(vms, how):
         source.qmp.cmd("quit")
     else:
         vms.a.qmp.cmd("cont", guest=GUEST)
-        vms.a.qmp.await_event("SHUTDOWN", name=GUEST)
+    told = vms.a.qmp.await_event("SHUTDOWN", name=GUEST)["data"]
+    assert (told["guest"], told["reason"]) == (
+        (True, "guest-shutdown") if how == "guest-powers-off" else (False, "host-qmp-quit"))
     source.await_end(0)
     vms.a.fail(GUEST, "VMM")
     assert vms.b.end()["status"] == "failed"

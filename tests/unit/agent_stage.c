@@ -30,10 +30,12 @@ static void on_changed(void *opaque, struct guest *g, enum guest_state from)
     s->from = from;
 }
 
-static void on_shut_down(void *opaque, struct guest *g)
+static void on_shut_down(void *opaque, struct guest *g, bool by_guest, const char *reason)
 {
     struct stage *s = opaque;
     ck_assert_ptr_eq(g, s->g);
+    ck_assert(by_guest);
+    ck_assert_str_eq(reason, "guest-shutdown");
     s->shut_downs++;
 }
 
