@@ -3,9 +3,10 @@
 of ferryd's is left behind in QEMU."""
 
 import pathlib
+import threading
 
 import pytest
-from lab import CommandError
+from lab import DEADLINE, CommandError
 from qemu import attach
 from qemu_scenes import (FILLED, HOLD, attach_through, check_arrived, check_console,
                          check_nothing_left, check_stays, children, cut_at_go, descriptors,
@@ -104,29 +105,63 @@ def test_source_daemon(vms, state, how):
     vms.move(source, target)
 
 
-@path("qemu/killed/source-daemon/prepared")
-def test_prepared(vms):
-    """QEMU has a descriptor for the state, and was not told to migrate: it does not keep it."""
-    source, target = vms.source(FILLED, attached=False), vms.target()
-    fds, before = descriptors(source), settings(source)
+def hold_reply(vms, source, command):
+    """Begins a migration that stands still where QEMU has answered to that command; lets it go on."""
+    reached, let_go = threading.Event(), threading.Event()
 
-    def kill(message, command):
-        if command == "getfd":
-            vms.a.kill()
+    def hold(message, asked):
+        if asked == command and not reached.is_set():
+            reached.set()
+            let_go.wait()
         return message
 
-    relay = vms.relay_qmp(source, reply=kill)
-    attach_through(vms.a, relay)
+    attach_through(vms.a, vms.relay_qmp(source, reply=hold))
     vms.a.migrate(vms.b.listen())
-    assert vms.b.end()["status"] == "failed"
-    assert (relay.requests["getfd"], relay.requests["migrate"]) == (1, 0)
-    eventually(lambda: relay.ended, what="the guardian's end of the monitor")
+    assert reached.wait(DEADLINE)
+    return let_go.set
+
+
+LOSSES = {
+    "cancelled": lambda vms, target: vms.a.cancel(),
+    "destination-qemu": lambda vms, target: target.kill(),
+    "destination-daemon": lambda vms, target: vms.b.kill(),
+    "source-daemon": lambda vms, target: vms.a.kill(),
+}
+STEPS = ["getfd", "migrate", "migrate-continue"]
+
+
+@path("qemu/killed/{who}/behind-{command}")
+@pytest.mark.parametrize("command", STEPS)
+@pytest.mark.parametrize("who", LOSSES)
+def test_between_steps(vms, who, command):
+    """On the way to the stop, and from there to the state: the guest runs on, and QEMU is as it was."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    fds, before = descriptors(source), settings(source)
+    let_go = hold_reply(vms, source, command)
+    LOSSES[who](vms, target)
+    let_go()
+    if who == "source-daemon":
+        vms.a.start()
+    else:
+        assert vms.a.end()["status"] == ("cancelled" if who == "cancelled" else "failed")
+        vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    eventually(lambda: source.state() == "running", what="a guest that runs again")
     check_nothing_left(source, fds)
-    assert (settings(source), source.state()) == (before, "running")
+    eventually(lambda: settings(source) == before, what="the settings of before")
     check_console(source)
-    vms.a.start()
-    attach(vms.a.qmp, source)
-    vms.move(source, target)
+
+
+@path("qemu/killed/source-qemu/behind-{command}")
+@pytest.mark.parametrize("command", STEPS)
+def test_source_between_steps(vms, command):
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    let_go = hold_reply(vms, source, command)
+    source.kill()
+    let_go()
+    vms.a.fail(GUEST, GUEST)
+    assert vms.b.end()["status"] == "failed"
+    assert target.state() == "inmigrate"
+    vms.move(vms.source(), target)
 
 
 @path("qemu/killed/source-daemon/helpers-hold-no-ram")
