@@ -314,14 +314,14 @@ static bool unshare_ram(struct incoming *in, struct error **errp)
     return !sparse || ram_load_trim(in->ram, &w, errp);
 }
 
-/* Before anybody is told that the guest has come. */
-static void settle(struct incoming *in)
+/* Before anybody is told how it ended.  A VMM that may run the guest after all is left alone. */
+static void settle(struct incoming *in, bool started)
 {
     struct guest *g = in->job->guest;
     struct wait w = job_guest_wait(in->job);
     w.cancel_fd = -1;
-    if (g->ops->settle) {
-        g->ops->settle(g, &w);
+    if (g->ops->settle && !in->in_doubt) {
+        g->ops->settle(g, started, &w);
     }
 }
 
@@ -383,9 +383,10 @@ void incoming_run(struct job *job)
         abort();
     }
     if (init(in, job, &err) && receive(in, &err)) {
-        settle(in);
+        settle(in, true);
     } else {
         err = job_begin_end(job, err);
+        settle(in, false);
         word = error_copy(err);
         tell_placing_source(in, word);
         channel_unshare(in->stream.channel); /* the next job's RAM is not this source's to write */

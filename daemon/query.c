@@ -220,9 +220,16 @@ static void add_blockers(json_t *info, const struct guest *g)
     json_object_set_new_nocheck(info, "blocked-reasons", reasons);
 }
 
+/* Its job has ended, and the guest, which comes back, does not run yet: pollers wait for no more.
+ */
+static bool is_coming_back(const struct entry *e)
+{
+    return e->job && atomic_load(&e->job->handover) == HANDOVER_SOURCE;
+}
+
 static json_t *last_migration(struct entry *e)
 {
-    if (entry_is_orphan(e)) {
+    if (entry_is_orphan(e) && !is_coming_back(e)) {
         return orphan_info(e->guest);
     }
     return e->job ? job_info(e->job) : json_object();

@@ -189,8 +189,9 @@ struct guest_ops {
      */
     bool (*start)(struct guest *g, bool paused, const struct guest_announce *announce,
                   const struct wait *w, struct error **errp);
-    /* settle: the same for a guest that has come, once it is started; NULL: nothing was set. */
-    void (*settle)(struct guest *g, const struct wait *w);
+    /* settle: the same for an incoming guest, once it is started, or given up; NULL: nothing was
+     * set. */
+    void (*settle)(struct guest *g, bool started, const struct wait *w);
     /* give_away: from its success on the VMM never resumes by itself; take_back undoes it. */
     bool (*give_away)(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const struct wait *w,
                       struct error **errp);

@@ -278,8 +278,9 @@ static void *work(void *arg)
     if (!ok) {
         qemu_undo_settings(q, &w);
     }
-    if (!ok && client_is_lost(q->client)) {
-        return NULL; /* given up: what is not put back is the guardian's, on this connection */
+    if (!ok && (client_is_lost(q->client) || guardian_is_on(&q->guardian))) {
+        return NULL; /* given up, or soon: what is not put back is the guardian's, on this
+                        connection */
     }
     atomic_store(&q->worker_done, true);
     if (ok) {

@@ -190,6 +190,12 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
     return ok;
 }
 
+void qemu_give_up(struct qemu *q)
+{
+    client_tell(q->client, &(struct client_command){.name = "stop"});
+    set_must_stand(q, false);
+}
+
 void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
 {
     struct qemu *q = qemu_of(g);
@@ -200,11 +206,7 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing)
         qemu_unlock_ram(q);
     }
     if (!outgoing && given_up && q->loaded) {
-        /* All that is left for it is to be ended: it keeps our settings, and runs only if somebody
-         * tells it to from now on. */
-        client_tell(q->client, &(struct client_command){.name = "stop"});
-        set_must_stand(q, false);
-        guardian_end(&q->guardian);
+        /* All that is left for it is to be ended: it keeps our settings. */
         qemu_tell_state(q, GUEST_SPENT);
     }
 }

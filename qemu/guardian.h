@@ -4,8 +4,8 @@
  *
  * A QEMU in pre-switchover waits for migrate-continue or migrate_cancel and for nothing else: its
  * guest would stand still for ever.  One that was stopped for a moment would stay so, and its
- * migration settings would be ours, as those of one that waits for a guest are.  So for as long as a
- * guest is tracked, or waited for, a helper process (guest/helper.h) has a copy of the monitor's
+ * migration settings would be ours, as those of one that waits for a guest are.  So for as long as
+ * a guest is tracked, or waited for, a helper process (guest/helper.h) has a copy of the monitor's
  * socket, and a testament: the commands to give when it finds that ferryd has gone.  Each is given
  * until QEMU does it (settings can't be changed before its migration has ended), or has refused it
  * for long, and the next one after it.
@@ -36,7 +36,8 @@ static inline bool guardian_is_on(const struct guardian *g)
 
 /*
  * Replaces the testament: an array of commands as they go to QEMU, without IDs; taken over.  One
- * with a member `once` that is true may be refused.  NULL: nothing is to be done.  What is in it holds before this returns.  Errors: system-error.
+ * with a member `once` that is true may be refused.  NULL: nothing is to be done.  What is in it
+ * holds before this returns.  Errors: system-error.
  */
 bool guardian_entrust(struct guardian *g, json_t *commands, struct error **errp);
 

@@ -130,8 +130,8 @@ extern const char *const qemu_only_settings[];
  * job's end finds QEMU as it was; one that is not through itself is left to qemu_settle.  The job's
  * thread. */
 void qemu_settle_begin(struct qemu *q, const struct wait *w);
-/* The same for a guest that has come: there is nothing else to do than to put settings back. */
-void qemu_settle_incoming(struct guest *g, const struct wait *w);
+/* The same for a guest that has come, or was given up. */
+void qemu_settle_incoming(struct guest *g, bool started, const struct wait *w);
 /* Puts the settings back, and ends the guardian behind that.  The job's thread, or the worker. */
 void qemu_undo_settings(struct qemu *q, const struct wait *w);
 /* Goes on with it: now and then, and when QEMU has told something.  Main thread. */
@@ -223,6 +223,9 @@ bool qemu_release(struct guest *g, const struct wait *w, struct error **errp);
 bool qemu_load_state(struct guest *g, int fd, const struct wait *w, struct error **errp);
 bool qemu_start(struct guest *g, bool paused, const struct guest_announce *announce,
                 const struct wait *w, struct error **errp);
+/* The state that was loaded is not to be used: the guest stands still from here on, unless somebody
+ * else has QEMU run it. */
+void qemu_give_up(struct qemu *q);
 void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing);
 
 /* ---- migration.c ---- */

@@ -117,9 +117,16 @@ static void on_resume(struct qemu *q, const json_t *data)
     if (atomic_load(&q->draining) || is_stopped_again(q)) {
         return;
     }
+    if (atomic_load(&q->stand_due)) { /* QEMU does it by itself behind its own migration */
+        client_tell(q->client, &(struct client_command){.name = "stop"});
+        return;
+    }
     atomic_store(&q->images_inactive, false);
     atomic_store(&q->stop_wanted, false);
-    atomic_store(&q->stopping, false);
+    atomic_store(&q->was_paused, false);
+    if (atomic_load(&q->resume) != QEMU_RESUME_NONE) {
+        atomic_store(&q->stopping, false); /* else it is an operator's, before the job's stop */
+    }
     qemu_set_state(q, GUEST_RUNNING);
     qemu_resume_is_off(q);
     if (atomic_exchange(&q->announce_due, false)) {
@@ -135,12 +142,22 @@ static bool is_told_to_end(const char *reason)
     return strcmp(reason, "host-signal") == 0 || strcmp(reason, "host-qmp-quit") == 0;
 }
 
+/* A guest that waits, and has no job: its guardian is the main thread's. */
+static bool is_guarded_here(struct qemu *q)
+{
+    return guardian_is_on(&q->guardian) && guest_get_state(&q->guest) == GUEST_INCOMING &&
+           !atomic_load(&q->busy);
+}
+
 static void on_shutdown(struct qemu *q, const json_t *data)
 {
     char words[CLIENT_WORDS];
     const char *reason = client_words(json_object_get(data, "reason"), words);
     if (is_told_to_end(reason)) {
         qemu_settings_drop(q); /* see qemu_settle_incoming */
+        if (is_guarded_here(q)) {
+            guardian_entrust(&q->guardian, NULL, NULL);
+        }
     }
     if (q->attached) {
         q->events.shut_down(q->events.opaque, &q->guest,
@@ -313,17 +330,23 @@ static void want_stop(struct qemu *q)
 static void want_run(struct qemu *q)
 {
     atomic_store(&q->stop_wanted, false);
+    atomic_store(&q->stand_due, false);
 }
 
 /* Those of a QEMU that still migrates are the guardian's to put back. */
 static void leave_settings_back(struct qemu *q)
 {
-    bool guarded = guardian_is_on(&q->guardian);
-    bool waits = guest_get_state(&q->guest) == GUEST_INCOMING;
-    if (!guarded || waits) {
+    if (!guardian_is_on(&q->guardian) || is_guarded_here(q)) {
         qemu_settings_restore(q);
     }
-    if (guarded && waits) {
+}
+
+/* What was put back has been answered before. */
+static void settings_left(void *opaque, json_t *reply)
+{
+    struct qemu *q = opaque;
+    (void)reply;
+    if (is_guarded_here(q)) {
         guardian_entrust(&q->guardian, NULL, NULL);
     }
 }
@@ -345,8 +368,11 @@ static void ask(struct guest *g, enum guest_request request, int timeout_ms, gue
         [GUEST_ASK_RESUME] = want_run,           [GUEST_ASK_RELEASE] = qemu_resume_is_off,
         [GUEST_ASK_LEAVE] = leave_settings_back,
     };
+    static void (*const seen[])(void *opaque, json_t *reply) = {
+        [GUEST_ASK_LEAVE] = settings_left,
+    };
     struct qemu *q = qemu_of(g);
-    struct client_command command = {.name = commands[request]};
+    struct client_command command = {.name = commands[request], .seen = seen[request], .opaque = q};
     if (before[request]) {
         before[request](q);
     }

@@ -88,6 +88,7 @@ static void take_images_back(struct qemu *q)
 static void put_settings_back(struct qemu *q)
 {
     struct client_command command = {.name = "query-status", .opaque = q};
+    atomic_store(&q->stopping, false);
     atomic_store(&q->put_back_due, true);
     if (guardian_is_on(&q->guardian)) {
         qemu_entrust(q, qemu_only_settings, NULL);
@@ -131,14 +132,20 @@ void qemu_undo_settings(struct qemu *q, const struct wait *w)
 }
 
 /*
- * One that still waits is to keep what it needs.  Who sees the job's end may end this QEMU, which
- * can crash where it is given settings meanwhile (it frees them before it is through with its
- * monitors).
+ * One that still waits is to keep what it needs, and one that has loaded a state for nothing is
+ * only to be ended.  Who sees the job's end may end this QEMU, which can crash where it is given
+ * settings meanwhile (it frees them before it is through with its monitors).
  */
-void qemu_settle_incoming(struct guest *g, const struct wait *w)
+void qemu_settle_incoming(struct guest *g, bool started, const struct wait *w)
 {
+    struct qemu *q = qemu_of(g);
     struct wait m = moment(w);
-    qemu_undo_settings(qemu_of(g), &m);
+    if (started) {
+        qemu_undo_settings(q, &m);
+    } else if (q->loaded) {
+        qemu_give_up(q);
+        guardian_end(&q->guardian);
+    }
 }
 
 void qemu_settle_begin(struct qemu *q, const struct wait *w)

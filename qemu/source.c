@@ -87,13 +87,20 @@ static bool begin_migration(struct qemu *q, const struct wait *w, struct error *
 
 /* ---- stop and state ---- */
 
-/* A guest that sleeps (ACPI S3) is not paused: QEMU wakes it, or carries its sleep over. */
+/* A guest that sleeps (ACPI S3) is not paused: QEMU wakes it, or carries its sleep over.  On the
+ * main thread, so that it stands in its place among the events. */
+static void note_paused(void *opaque, json_t *reply)
+{
+    struct qemu *q = opaque;
+    const char *status = json_string_value(json_object_get(reply, "status"));
+    bool sleeps = status && strcmp(status, "suspended") == 0;
+    atomic_store(&q->was_paused, !json_is_true(json_object_get(reply, "running")) && !sleeps);
+}
+
 static bool find_paused(struct qemu *q, const struct wait *w, struct error **errp)
 {
-    json_t *reply = qemu_call(q, "query-status", NULL, w, errp);
-    const char *status = json_string_value(json_object_get(reply, "status"));
-    q->was_paused = !json_is_true(json_object_get(reply, "running")) &&
-                    !(status && strcmp(status, "suspended") == 0);
+    struct client_command command = {.name = "query-status", .seen = note_paused, .opaque = q};
+    json_t *reply = client_call(q->client, &command, w, errp);
     json_decref(reply);
     return reply;
 }
@@ -116,9 +123,10 @@ static uint64_t stop_time(struct qemu *q)
  * both, may yet have to tell of it. */
 static bool note_stopped_meanwhile(struct qemu *q)
 {
-    bool paused = guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted);
-    q->was_paused = q->was_paused || paused;
-    return q->was_paused;
+    if (guest_get_state(&q->guest) == GUEST_PAUSED || atomic_load(&q->stop_wanted)) {
+        atomic_store(&q->was_paused, true);
+    }
+    return atomic_load(&q->was_paused);
 }
 
 /* Only now: whoever else has QEMU migrate would do so without RAM. */
@@ -212,20 +220,22 @@ static bool may_run_soon(struct qemu *q, const struct wait *w)
     return soon && wait_ns(NS_PER_MS, w, NULL);
 }
 
+/* What is refused may be done by the time that QEMU is asked why: it is told once more. */
 static bool run_again(struct qemu *q, const struct wait *w, struct error **errp)
 {
     uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
+    bool soon = true;
     for (;;) {
         struct error *err = NULL;
         if (qemu_do_state(q, "cont", GUEST_RUNNING, w, &err)) {
             return true;
         }
-        if (strcmp(err->code, "guest-refused") != 0 || clock_ns() > deadline ||
-            !may_run_soon(q, w)) {
+        if (strcmp(err->code, "guest-refused") != 0 || clock_ns() > deadline || !soon) {
             error_move(errp, err);
             return false;
         }
         error_free(err);
+        soon = may_run_soon(q, w);
     }
 }
 
@@ -234,11 +244,11 @@ static bool stand_still(struct qemu *q, const struct wait *w, struct error **err
 {
     uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
     do {
-        if (!qemu_do_state(q, "stop", GUEST_PAUSED, w, errp)) {
+        if (!qemu_do(q, "stop", NULL, w, errp)) {
             return false;
         }
     } while (may_run_soon(q, w) && clock_ns() < deadline);
-    return true;
+    return qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp);
 }
 
 /* A guest that was given away has let go of its images; from 10.0 on they can be taken back without
@@ -254,9 +264,9 @@ static bool stand_again(struct qemu *q, const struct wait *w, struct error **err
 
 /* The main thread does it, once QEMU tells that its migration has ended; if ferryd ends before, the
  * guardian. */
-static void resume_later(struct qemu *q)
+static void resume_later(struct qemu *q, bool was_paused)
 {
-    if (q->was_paused) {
+    if (was_paused) {
         qemu_stand_later(q);
     } else {
         qemu_entrust(q, to_resume, NULL);
@@ -272,18 +282,18 @@ static void resume_later(struct qemu *q)
 bool qemu_resume(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    note_stopped_meanwhile(q);
+    bool was_paused = note_stopped_meanwhile(q); /* before QEMU says that it has it run again */
     if (!end_migration(q, w, errp)) {
-        resume_later(q); /* until then QEMU lets nobody change its settings, either */
+        resume_later(q, was_paused); /* until then QEMU lets nobody change its settings, either */
         return false;
     }
     bool ok = !atomic_load(&q->migrating) ||
-              (q->was_paused ? stand_again(q, w, errp) : run_again(q, w, errp));
+              (was_paused ? stand_again(q, w, errp) : run_again(q, w, errp));
     if (ok) {
         atomic_store(&q->migrating, false);
         atomic_store(&q->stopping, false);
     } else {
-        resume_later(q);
+        resume_later(q, was_paused);
     }
     return ok;
 }

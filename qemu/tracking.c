@@ -177,6 +177,8 @@ static bool stop_and_go_on(struct qemu *q, const struct wait *w, struct error **
     return true;
 }
 
+static const char *const to_go_on[] = {"cont", NULL};
+
 /* Whatever becomes of this job, or of ferryd: the guest is told to run again. */
 static bool drain_by_stop(struct qemu *q, const struct wait *w, struct error **errp)
 {
@@ -186,8 +188,8 @@ static bool drain_by_stop(struct qemu *q, const struct wait *w, struct error **e
     if (atomic_load(&q->stop_wanted)) {
         return qemu_do(q, "stop", NULL, w, errp); /* behind an operator's, which it is to obey */
     }
-    return guardian_entrust(&q->guardian, json_pack("[{s:s}]", "execute", "cont"), errp) &&
-           stop_and_go_on(q, w, errp) && guardian_entrust(&q->guardian, NULL, errp);
+    return qemu_entrust(q, to_go_on, errp) && stop_and_go_on(q, w, errp) &&
+           qemu_entrust(q, qemu_only_settings, errp);
 }
 
 /*

@@ -89,6 +89,20 @@ def test_leaves_nothing(vms, status, how):
     free.close()
 
 
+@path("qemu/attach/leaves-nothing/inmigrate/detached/qemu-is-late")
+def test_leaves_nothing_late(vms):
+    """It is not waited for; what was set in it is put back as soon as it hears of it."""
+    qemu = vms.qemu(incoming=True)
+    before, fds = settings(qemu), descriptors(qemu)
+    attach(vms.a.qmp, qemu)
+    vms.a.set(guest_timeout=100)
+    qemu.suspend()
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    qemu.wake()
+    check_nothing_left(qemu, fds)
+    assert settings(qemu) == before
+
+
 @path("qemu/attach/again")
 def test_again(vms):
     """As often as one likes; another daemon may have it, too."""

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 from lab import DEADLINE
-from qemu_scenes import (FILLED, attach_through, await_number, check_stays, hold_active,
-                         pretend_version)
+from qemu_scenes import (FILLED, attach_through, await_number, check_stays, descriptors,
+                         hold_active, pretend_version)
 from scenes import GUEST, MIB, eventually, path
 from slowdisk import has_slow_disks, slow_disk
 
@@ -109,14 +109,15 @@ def test_newer(vms, disk):
     assert told.count("RESUME") == 0, "clients were told of a moment's stop"
 
 
-def hold_drained(vms, disk, lose=False):
+def hold_drained(vms, disk, lose=False, behind=None, **parameters):
     """A guest that is stopped for a moment, for as long as the test likes; what was to end it may be
-    lost."""
+    lost.  `behind`: not before QEMU was told that."""
     source, _ = reading(vms, disk, "native")
     stopped, let_go = threading.Event(), threading.Event()
 
     def keep_back(message):
-        if message["execute"] != "cont" or let_go.is_set():
+        early = behind and not relay.requests[behind]
+        if message["execute"] != "cont" or early or let_go.is_set():
             return message
         stopped.set()
         let_go.wait()
@@ -125,6 +126,7 @@ def hold_drained(vms, disk, lose=False):
     relay = vms.relay_qmp(source, request=keep_back, reply=pretend_version(99))
     attach_through(vms.a, relay)
     vms.a.capable(verify=False)
+    vms.a.set(**parameters)
     vms.a.qmp.cmd("migrate", uri=vms.b.listen())
     assert stopped.wait(DEADLINE)
     assert source.state() == "paused"
@@ -142,6 +144,22 @@ def test_ends_in_drain(vms, disk, how):
         assert vms.a.daemon.terminate() == 0
     let_go.set()
     eventually(lambda: source.state() == "running", what="a guest that runs again")
+
+
+def sockets(qemu):
+    return sum(name.startswith("socket:") for name in descriptors(qemu))
+
+
+@path("qemu/direct/stopped-for-a-moment/ferryd-ends/prepared")
+def test_ends_in_late_drain(vms, disk):
+    """QEMU was given a descriptor for its state, too: it does not keep it."""
+    source, let_go = hold_drained(vms, disk, lose=True, behind="getfd", max_bandwidth=4 * MIB,
+                                  downtime_limit=10000)
+    count = sockets(source)
+    vms.a.kill()
+    let_go.set()
+    eventually(lambda: source.state() == "running", what="a guest that runs again")
+    eventually(lambda: sockets(source) == count - 2, what="neither it nor the monitor's")
 
 
 @path("qemu/direct/stopped-for-a-moment/operator-stops-it")

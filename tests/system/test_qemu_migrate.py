@@ -119,6 +119,32 @@ def test_exec_fails(vms):
     vms.move(source, vms.target(**both))
 
 
+@path("qemu/exec/command-fails/qemu-is-late/{how}")
+@pytest.mark.parametrize("how", ["for-a-moment", "for-long"])
+def test_exec_fails_late(vms, how):
+    """A QEMU that is not through with its migration refuses to run the guest; the end of the job is
+    told all the same."""
+    source = vms.source(FILLED, attached=False)
+    let_go = threading.Event()
+
+    def refuse(message):
+        if message["execute"] != "cont" or let_go.is_set():
+            return message
+        if how == "for-a-moment":
+            let_go.set()
+        relay.say({"id": message["id"], "error": {
+            "class": "GenericError", "desc": "Migration is not finalized yet"}})
+        return None
+
+    relay = vms.relay_qmp(source, request=refuse)
+    attach_through(vms.a, relay)
+    vms.a.migrate("exec:cat >/dev/null; exit 3")
+    vms.a.fail(GUEST, "status 3")
+    assert vms.a.run_state() == ("running" if how == "for-a-moment" else "postmigrate")
+    let_go.set()
+    check_stays(vms.a, source)
+
+
 @path("qemu/there-and-back/five-times")
 def test_there_and_back(vms):
     """Each way needs a QEMU that waits; the guest checks itself all the time."""
@@ -299,6 +325,63 @@ def test_stop_meanwhile(vms, end):
         vms.a.cancel()
     assert vms.a.end()["status"] == end
     assert (vms.a.run_state(), source.state()) == ("paused", "paused")
+
+
+@path("qemu/stop/continued-as-ferryd-stops-it/{end}")
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_cont_meanwhile(vms, end):
+    """So does that a paused guest is to run."""
+    source, target = vms.source(FILLED, attached=False), vms.target()
+    held, reached = [], threading.Event()
+
+    def keep_back(message):
+        if message["execute"] != "migrate":
+            return message
+        held.append(message)
+        reached.set()
+        return None
+
+    relay = vms.relay_qmp(source, request=keep_back)
+    attach_through(vms.a, relay)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    vms.a.migrate(vms.b.listen())
+    assert reached.wait(DEADLINE)
+    vms.a.qmp.cmd("cont", guest=GUEST)
+    if end == "completed":
+        relay.ask(held[0])
+        vms.a.complete()
+        vms.b.complete()
+        check_arrived(source, target)
+    else:
+        vms.a.cancel()
+        assert vms.a.end()["status"] == end
+        check_stays(vms.a, source)
+
+
+@path("qemu/stop/as-ferryd-does/qemu-is-late")
+def test_stop_late(vms):
+    """QEMU, which had stopped its guest for ferryd when an operator wanted that, would run it again
+    as its migration is cancelled; it tells of all of it when the job has long ended."""
+    source, _ = vms.source(FILLED, attached=False), vms.target()
+    late, let_go = threading.Event(), threading.Event()
+
+    def keep_back(message, command):
+        if message.get("event") == "STOP":
+            late.set()
+        if late.is_set():
+            let_go.wait()
+        return message
+
+    attach_through(vms.a, vms.relay_qmp(source, reply=keep_back))
+    vms.a.set(guest_timeout=1000)
+    vms.a.migrate(vms.b.listen())
+    assert late.wait(DEADLINE)
+    vms.a.qmp.send({"execute": "stop", "arguments": {"guest": GUEST}})
+    assert "error" in vms.a.qmp.answer()  # no answer in time: it may have been done
+    assert vms.a.end()["status"] == "failed"
+    let_go.set()
+    vms.a.await_run_state("paused")
+    eventually(lambda: source.state() == "paused", what="a guest that stands still")
 
 
 @path("qemu/paused/moves-on")
