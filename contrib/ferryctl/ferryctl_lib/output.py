@@ -5,6 +5,12 @@ import json
 import sys
 
 
+def put(stream, *lines):
+    """Whole lines at once: a Ctrl-C, which may come anywhere, does not leave half of one."""
+    stream.write("\n".join(map(str, lines)) + "\n")
+    stream.flush()
+
+
 class Output:
     """With --json, stdout has only what the daemon answered."""
 
@@ -16,14 +22,14 @@ class Output:
     def say(self, *lines):
         """For people."""
         if not self.json:
-            print(*lines, sep="\n", file=self.stdout, flush=True)
+            put(self.stdout, *lines)
 
     def answer(self, value, *lines):
         """What the daemon answered, or lines that say the same."""
         if self.json:
-            print(json.dumps(value), file=self.stdout, flush=True)
+            put(self.stdout, json.dumps(value))
         elif lines:
             self.say(*lines)
 
     def warn(self, text):
-        print(f"ferryctl: {text}", file=self.stderr, flush=True)
+        put(self.stderr, f"ferryctl: {text}")

@@ -16,6 +16,7 @@ import threading
 import time
 
 from .failure import Exit, Failure
+from .output import put
 from .qmp import check_answer
 from .requests import candidates, event_line, parse_request
 from .schema import Schema
@@ -209,7 +210,7 @@ def run_raw(session):
     text = " ".join(session.values["REQUEST"])
     request = parse_request(Schema.of(client), text)
     answer = client.ask(request)
-    print(json.dumps(answer), file=session.out.stdout, flush=True)
+    put(session.out.stdout, json.dumps(answer))
     return Exit.REFUSED if "error" in answer else Exit.DONE
 
 
