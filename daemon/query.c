@@ -220,8 +220,7 @@ static void add_blockers(json_t *info, const struct guest *g)
     json_object_set_new_nocheck(info, "blocked-reasons", reasons);
 }
 
-/* Its job has ended, and the guest, which comes back, does not run yet: pollers wait for no more.
- */
+/* Its job has ended, and the guest comes back, but does not run yet: pollers see that end. */
 static bool is_coming_back(const struct entry *e)
 {
     return e->job && atomic_load(&e->job->handover) == HANDOVER_SOURCE;

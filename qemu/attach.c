@@ -279,8 +279,7 @@ static void *work(void *arg)
         qemu_undo_settings(q, &w);
     }
     if (!ok && (client_is_lost(q->client) || guardian_is_on(&q->guardian))) {
-        return NULL; /* given up, or soon: what is not put back is the guardian's, on this
-                        connection */
+        return NULL; /* given up, or soon: what is not put back is the guardian's */
     }
     atomic_store(&q->worker_done, true);
     if (ok) {

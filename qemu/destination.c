@@ -102,7 +102,7 @@ static bool begin_loading(struct qemu *q, const struct wait *w, struct error **e
 {
     atomic_store(&q->migration, QEMU_MIGRATION_NONE);
     /* Whoever has said `cont` since it was attached would have it run too early. */
-    client_tell(q->client, &(struct client_command){.name = "stop"});
+    qemu_tell(q, "stop");
     if (!qemu_open_stream(q, w, errp)) {
         return false;
     }
@@ -192,7 +192,7 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
 
 void qemu_give_up(struct qemu *q)
 {
-    client_tell(q->client, &(struct client_command){.name = "stop"});
+    qemu_tell(q, "stop");
     set_must_stand(q, false);
 }
 

@@ -108,7 +108,9 @@ json_t *qemu_call(struct qemu *q, const char *name, json_t *arguments, const str
 /* The same for a command whose answer says nothing. */
 bool qemu_do(struct qemu *q, const char *name, json_t *arguments, const struct wait *w,
              struct error **errp);
-/* The same; once it is done the guest counts as being in `state`. */
+/* Without waiting, and without an answer.  Any thread. */
+void qemu_tell(struct qemu *q, const char *name);
+/* As qemu_do; once it is done the guest counts as being in `state`. */
 bool qemu_do_state(struct qemu *q, const char *name, enum guest_state state, const struct wait *w,
                    struct error **errp);
 /* The guest counts as being in `state` as soon as the monitor answers; without waiting. */

@@ -29,6 +29,11 @@ bool qemu_do(struct qemu *q, const char *name, json_t *arguments, const struct w
     return reply;
 }
 
+void qemu_tell(struct qemu *q, const char *name)
+{
+    client_tell(q->client, &(struct client_command){.name = name});
+}
+
 void qemu_seen(void *opaque, json_t *reply)
 {
     const struct qemu_mark *mark = opaque;
@@ -106,7 +111,7 @@ static bool is_stopped_again(struct qemu *q)
         log_warning("guest %s: something else has told QEMU to run it before it is handed over: it "
                     "is stopped again",
                     q->guest.name);
-        client_tell(q->client, &(struct client_command){.name = "stop"});
+        qemu_tell(q, "stop");
     }
     return q->must_stand;
 }
@@ -118,7 +123,7 @@ static void on_resume(struct qemu *q, const json_t *data)
         return;
     }
     if (atomic_load(&q->stand_due)) { /* QEMU does it by itself behind its own migration */
-        client_tell(q->client, &(struct client_command){.name = "stop"});
+        qemu_tell(q, "stop");
         return;
     }
     atomic_store(&q->images_inactive, false);

@@ -243,12 +243,20 @@ static bool run_again(struct qemu *q, const struct wait *w, struct error **errp)
 static bool stand_still(struct qemu *q, const struct wait *w, struct error **errp)
 {
     uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
-    do {
+    for (;;) {
         if (!qemu_do(q, "stop", NULL, w, errp)) {
             return false;
         }
-    } while (may_run_soon(q, w) && clock_ns() < deadline);
-    return qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp);
+        if (!may_run_soon(q, w)) {
+            return qemu_do_state(q, "query-status", GUEST_PAUSED, w, errp);
+        }
+        if (clock_ns() > deadline) {
+            error_set(errp, "guest-timeout",
+                      "The VMM of guest '%s' did not end its migration within %d ms", q->guest.name,
+                      w->timeout_ms);
+            return false;
+        }
+    }
 }
 
 /* A guest that was given away has let go of its images; from 10.0 on they can be taken back without

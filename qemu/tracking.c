@@ -148,12 +148,11 @@ static bool is_drained(const struct qemu *q)
 static void drained(void *opaque, json_t *reply, struct error *err)
 {
     struct qemu *q = opaque;
-    struct client_command stop = {.name = "stop"};
     (void)reply;
     if (err) {
         qemu_resume_later(q);
     } else if (atomic_load(&q->stop_wanted)) {
-        client_tell(q->client, &stop); /* it came before our `cont` */
+        qemu_tell(q, "stop"); /* it came before our `cont` */
     }
     error_free(err);
     atomic_store(&q->draining, false);
