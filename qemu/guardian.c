@@ -85,13 +85,19 @@ static bool holds(const struct heir *h, size_t length, const char *word)
     return memmem(h->said, length, word, strlen(word));
 }
 
+/* The answer to query-migrate where QEMU's migration is not paused yet: see qemu_cancel_if_safe. */
+static bool is_under_way(const struct heir *h, size_t length)
+{
+    return holds(h, length, "\"status\": \"setup\"") || holds(h, length, "\"status\": \"active\"");
+}
+
 /* QEMU forgets commands of a client that hangs up: each is waited for.  False: no answer. */
 static bool await_answer(struct heir *h, bool *done)
 {
     for (;;) {
         size_t length = line_length(h);
         bool answer = length && holds(h, length, ID);
-        *done = answer && !holds(h, length, "\"error\"");
+        *done = answer && !holds(h, length, "\"error\"") && !is_under_way(h, length);
         memmove(h->said, h->said + length, h->length - length);
         h->length -= length;
         if (answer) {

@@ -8,7 +8,8 @@
  * a guest is tracked, or waited for, a helper process (guest/helper.h) has a copy of the monitor's
  * socket, and a testament: the commands to give when it finds that ferryd has gone.  Each is given
  * until QEMU does it (settings can't be changed before its migration has ended), or has refused it
- * for long, and the next one after it.
+ * for long, and the next one after it.  `query-migrate` counts as done when QEMU's migration is
+ * past the point before which it must not be cancelled.
  */
 #ifndef FERRY_QEMU_GUARDIAN_H
 #define FERRY_QEMU_GUARDIAN_H

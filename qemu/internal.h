@@ -24,6 +24,7 @@ enum qemu_migration {
     QEMU_MIGRATION_NONE,
     QEMU_MIGRATION_RUNNING, /* anything that is none of the others */
     QEMU_MIGRATION_PRE_SWITCHOVER,
+    QEMU_MIGRATION_DEVICE,
     QEMU_MIGRATION_COMPLETED,
     QEMU_MIGRATION_FAILED, /* or cancelled */
 };
@@ -66,6 +67,7 @@ struct qemu {
     _Atomic bool announce_due;   /* at the next RESUME */
     _Atomic bool draining;       /* stopped for a moment, which nobody is told of */
     _Atomic bool stop_wanted;    /* an operator has asked for it, and it was not seen yet */
+    _Atomic bool cancel_due;     /* its migration is to be cancelled as soon as that is safe */
     _Atomic bool migrating;      /* the VMM was told to migrate, and this was not undone */
     _Atomic bool busy;           /* a job has the guest's RAM */
 
@@ -245,6 +247,13 @@ void qemu_close_stream(struct qemu *q);
 bool qemu_migration_has_begun(const struct qemu *q);
 /* Whether that has ended, well or not. */
 bool qemu_migration_is_over(const struct qemu *q);
+/*
+ * Cancels the migration if cancel_due, and if it is paused, or past that.  A QEMU that is told to
+ * when it has stopped its guest and is about to pause waits for ever: it takes that for cancelled,
+ * and no word ends its pause (seen with 7.2: migration_maybe_pause).  Where it does not come to the
+ * pause it fails by itself, for its stream is closed.  Any thread.
+ */
+void qemu_cancel_if_safe(struct qemu *q);
 /* Waits for what the monitor's word brings about, or for the loss of the VMM.  `what` it did not do
  * in time, for the error. */
 bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const char *what,

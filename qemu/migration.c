@@ -37,6 +37,19 @@ bool qemu_migration_is_over(const struct qemu *q)
     return migration == QEMU_MIGRATION_COMPLETED || migration == QEMU_MIGRATION_FAILED;
 }
 
+static bool cancel_is_safe(const struct qemu *q)
+{
+    int migration = atomic_load(&q->migration);
+    return migration == QEMU_MIGRATION_PRE_SWITCHOVER || migration == QEMU_MIGRATION_DEVICE;
+}
+
+void qemu_cancel_if_safe(struct qemu *q)
+{
+    if (cancel_is_safe(q) && atomic_exchange(&q->cancel_due, false)) {
+        qemu_tell(q, "migrate_cancel");
+    }
+}
+
 bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const char *what,
                 const struct wait *w, struct error **errp)
 {

@@ -177,6 +177,7 @@ static void on_migration(struct qemu *q, const json_t *data)
         enum qemu_migration is;
     } known[] = {
         {"pre-switchover", QEMU_MIGRATION_PRE_SWITCHOVER},
+        {"device", QEMU_MIGRATION_DEVICE},
         {"completed", QEMU_MIGRATION_COMPLETED},
         {"failed", QEMU_MIGRATION_FAILED},
         {"cancelled", QEMU_MIGRATION_FAILED},
@@ -187,6 +188,7 @@ static void on_migration(struct qemu *q, const json_t *data)
         is = strcmp(status, known[i].status) == 0 ? known[i].is : is;
     }
     atomic_store(&q->migration, (int)is);
+    qemu_cancel_if_safe(q);
     qemu_settle(q);
     client_wake(q->client);
 }

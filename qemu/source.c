@@ -21,8 +21,8 @@
 /* ---- if ferryd ends ---- */
 
 /* What the guardian has to do before it puts the settings back. */
-static const char *const to_cancel[] = {"migrate_cancel", NULL};
-static const char *const to_resume[] = {"migrate_cancel", "cont", NULL};
+static const char *const to_cancel[] = {"query-migrate", "migrate_cancel", NULL};
+static const char *const to_resume[] = {"query-migrate", "migrate_cancel", "cont", NULL};
 
 /* ---- QEMU's migration ---- */
 
@@ -205,9 +205,13 @@ static bool end_migration(struct qemu *q, const struct wait *w, struct error **e
     if (!atomic_load(&q->migrating) || qemu_migration_is_over(q)) {
         return true;
     }
+    atomic_store(&q->cancel_due, true);
+    qemu_cancel_if_safe(q);
     /* One that has begun has said so before this is answered. */
-    return qemu_do(q, "migrate_cancel", NULL, w, errp) &&
-           (!qemu_migration_has_begun(q) || qemu_await_end(q, w, errp));
+    if (!qemu_do(q, "query-status", NULL, w, errp)) {
+        return false;
+    }
+    return !qemu_migration_has_begun(q) || qemu_await_end(q, w, errp);
 }
 
 /* QEMU says that its migration has failed a moment before its guest may run again. */

@@ -85,6 +85,7 @@ bool qemu_log_start(struct guest *g, const struct wait *w, struct error **errp)
     }
     guardian_end(&q->guardian);
     atomic_store(&q->migrating, false);
+    atomic_store(&q->cancel_due, false);
     atomic_store(&q->resume, QEMU_RESUME_NONE);
     atomic_store(&q->stand_due, false);
     if (!guardian_post(&q->guardian, client_socket(q->client), errp)) {

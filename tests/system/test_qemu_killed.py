@@ -151,6 +151,21 @@ def test_between_steps(vms, who, command):
     check_console(source)
 
 
+@path("qemu/cancel/not-before-qemu-pauses")
+def test_cancel_before_pause(vms):
+    """A QEMU that is told to cancel when it is about to pause can stand still for ever."""
+    source, _ = vms.source(FILLED, attached=False), vms.target()
+    let_go = hold_reply(vms, source, "migrate")
+    asked = vms.relays[-1].requests
+    before = asked["query-status"]
+    vms.a.cancel()
+    eventually(lambda: asked["query-status"] > before, what="ferryd's wait for the pause")
+    assert not asked["migrate_cancel"]
+    let_go()
+    assert vms.a.end()["status"] == "cancelled"
+    check_stays(vms.a, source)
+
+
 @path("qemu/killed/source-qemu/behind-{command}")
 @pytest.mark.parametrize("command", STEPS)
 def test_source_between_steps(vms, command):
