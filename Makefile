@@ -4,7 +4,8 @@
 # make demo-qemu  the same of a guest in a stock QEMU, which is installed where it is missing
 # make check      all tests; check-asan and check-tsan run them under sanitizers
 # make check-rdma the RDMA tests, over soft-RoCE in a virtual machine
-# make check-qemu the QEMU tests with a newer one: QEMU=/path/to/it, or that of the backports
+# make check-qemu the QEMU tests with the installed one, that of the backports and that of unstable,
+#                 or with QEMU=/path/to/it alone
 # make bench      speed, as ratios of pairs measured in one run
 # make bench-qemu QEMU's own migration against ferryd's; QEMU=/path/to/it: another than the installed
 # make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
@@ -222,6 +223,7 @@ check-rdma: all $(BUILD)/tests/scripted-vmm $(BUILD)/tests/rdma-peer
 	tests/rdma/run --build $(BUILD)
 
 check-qemu: all $(BUILD)/tests/scripted-vmm
+	contrib/install-deps --quiet --qemu
 	tests/qemu/run $(BUILD) $(QEMU)
 
 check-package: all
