@@ -167,7 +167,8 @@ static bool should_stop(struct outgoing *o, bool *within)
 bool outgoing_prepare(struct outgoing *o, struct error **errp)
 {
     struct wait w = job_guest_wait(o->job);
-    if (!o->prepared && !o->job->guest->ops->prepare(o->job->guest, &w, errp)) {
+    struct guest_announce announce = params_announce(o->job->params);
+    if (!o->prepared && !o->job->guest->ops->prepare(o->job->guest, &announce, &w, errp)) {
         return false;
     }
     o->prepared = true;

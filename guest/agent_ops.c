@@ -89,13 +89,21 @@ static bool log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t 
     return simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
 }
 
-/*
- * What libferry's VMMs need not do: what they say is written has been written (log_settle), and
- * their stop needs nothing before it (prepare).
- */
-static bool nothing_to_do(struct guest *g, const struct wait *w, struct error **errp)
+/* What libferry's VMMs say is written has been written. */
+static bool log_settle(struct guest *g, const struct wait *w, struct error **errp)
 {
     (void)g;
+    (void)w;
+    (void)errp;
+    return true;
+}
+
+/* Their stop needs nothing before it, and none of them announces a guest before its start. */
+static bool prepare(struct guest *g, const struct guest_announce *announce, const struct wait *w,
+                    struct error **errp)
+{
+    (void)g;
+    (void)announce;
     (void)w;
     (void)errp;
     return true;
@@ -205,11 +213,11 @@ const struct guest_ops agent_ops = {
     .log_start = log_start,
     .log_stop = log_stop,
     .log_sync = log_sync,
-    .log_settle = nothing_to_do,
+    .log_settle = log_settle,
     .log_clear = log_clear,
     .throttle = throttle,
     .disk_sync = agent_disk_sync,
-    .prepare = nothing_to_do,
+    .prepare = prepare,
     .stop = stop,
     .resume = resume,
     .save_state = save_state,

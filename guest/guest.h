@@ -157,9 +157,13 @@ struct guest_ops {
      * can_throttle.  0, stop and the loss of the daemon end it.
      */
     bool (*throttle)(struct guest *g, unsigned percent, const struct wait *w, struct error **errp);
-    /* prepare: what has to be done before stop, some time before, and can be done while the guest
-     * runs; log_stop undoes it. */
-    bool (*prepare)(struct guest *g, const struct wait *w, struct error **errp);
+    /*
+     * prepare: what has to be done before stop, some time before, and can be done while the guest
+     * runs; log_stop undoes it.  `announce`: how a guest is announced that comes back although the
+     * destination's VMM may have announced it.
+     */
+    bool (*prepare)(struct guest *g, const struct guest_announce *announce, const struct wait *w,
+                    struct error **errp);
     /*
      * begin_stop: asks the VMM to stop its guest, which may run on until stop has succeeded; NULL
      * where that takes no time worth using.

@@ -72,7 +72,8 @@ static bool find_process(struct qemu *q, const struct wait *w, struct error **er
     return true;
 }
 
-/* Whether `value` follows `option` on the process's command line (proc_pid_cmdline(5)). */
+/* Whether `value` (NULL: anything) follows `option` on the process's command line
+ * (proc_pid_cmdline(5)). */
 static bool was_started_with(pid_t pid, const char *option, const char *value)
 {
     char path[64];
@@ -82,7 +83,7 @@ static bool was_started_with(pid_t pid, const char *option, const char *value)
     snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
     FILE *words = fopen(path, "re");
     while (words && !found && getdelim(&word, &room, '\0', words) > 0) {
-        found = follows && strcmp(word, value) == 0;
+        found = follows && (!value || strcmp(word, value) == 0);
         follows = word[0] == '-' && strcmp(word + 1 + (word[1] == '-'), option) == 0;
     }
     if (words) {
@@ -149,6 +150,13 @@ static bool find_state(struct qemu *q, const struct wait *w, struct error **errp
     json_t *reply = client_call(q->client, &command, w, errp);
     json_decref(reply);
     return reply && (guest_get_state(&q->guest) != GUEST_INCOMING || check_incoming(q, errp));
+}
+
+/* Whether a guest that stands still came here so: its ferryd may be another one than then. */
+static bool find_images(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    return q->version >= QEMU_INACTIVATES_TWICE || guest_get_state(&q->guest) != GUEST_PAUSED ||
+           !was_started_with(q->guest.pid, "incoming", NULL) || qemu_find_images(q, w, errp);
 }
 
 /* ---- what it is ---- */
@@ -254,9 +262,9 @@ static bool check_tracking(struct qemu *q, const struct wait *w, struct error **
 static bool attach(struct qemu *q, struct error **errp)
 {
     static bool (*const steps[])(struct qemu *, const struct wait *, struct error **) = {
-        check_version,      negotiate,         find_process,     check_tracking,
-        find_state,         qemu_check_idle,   find_machine,     check_description,
-        qemu_check_hazards, qemu_discover_ram, find_accelerator, hold_incoming,
+        check_version,     negotiate,        find_process,  check_tracking,    find_state,
+        find_images,       qemu_check_idle,  find_machine,  check_description, qemu_check_hazards,
+        qemu_discover_ram, find_accelerator, hold_incoming,
     };
     struct wait w = {.cancel_fd = -1, .timeout_ms = ANSWER_MS, .what = "QEMU"};
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {

@@ -64,6 +64,13 @@ struct client {
     unsigned version; /* 0: no greeting yet */
     bool lost;
 
+    /* The one other thread's. */
+    struct {
+        int fd; /* -1: none */
+        client_take *take;
+        void *opaque;
+    } attended;
+
     /* The main thread's. */
     struct framing framing;
     char *text; /* an unfinished message */
@@ -89,13 +96,35 @@ static uint64_t deadline_of(const struct wait *w)
     return w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
 }
 
-/* Until client_wake, or one of `events` of the socket where there are some.  `w` says what was
- * asked. */
-static bool wait_ready(const struct client *c, short events, uint64_t deadline,
-                       const struct wait *w, struct error **errp)
+void client_attend(struct client *c, int fd, client_take *take, void *opaque)
 {
-    struct pollfd fds[] = {{.fd = c->wake_fd, .events = POLLIN}, {.fd = c->sock, .events = events}};
-    int n = wait_any_until(fds, events ? 2 : 1, deadline, w, errp);
+    c->attended.fd = fd;
+    c->attended.take = take;
+    c->attended.opaque = opaque;
+}
+
+/* As client_sleep, or until one of `events` of the socket where there are some.  Negative
+ * descriptors are passed over (poll(2)). */
+static int sleep_or(struct client *c, short events, uint64_t deadline, const struct wait *w,
+                    struct error **errp)
+{
+    struct pollfd fds[] = {{.fd = c->wake_fd, .events = POLLIN},
+                           {.fd = c->attended.fd, .events = POLLIN},
+                           {.fd = events ? c->sock : -1, .events = events}};
+    int n = wait_any_until(fds, 3, deadline, w, errp);
+    return n > 0 && fds[1].revents && !c->attended.take(c->attended.opaque, errp) ? -1 : n;
+}
+
+int client_sleep(struct client *c, uint64_t deadline_ns, const struct wait *w, struct error **errp)
+{
+    return sleep_or(c, 0, deadline_ns, w, errp);
+}
+
+/* `w` says what was asked. */
+static bool wait_ready(struct client *c, short events, uint64_t deadline, const struct wait *w,
+                       struct error **errp)
+{
+    int n = sleep_or(c, events, deadline, w, errp);
     if (n == 0) {
         error_set(errp, "guest-timeout", "The VMM of %s, asked for %s, did not answer within %d ms",
                   c->who, w->what, w->timeout_ms);
@@ -201,11 +230,6 @@ static bool send_call(struct client *c, const char *text, int fd, const struct w
 int client_socket(const struct client *c)
 {
     return c->sock;
-}
-
-int client_wake_fd(const struct client *c)
-{
-    return c->wake_fd;
 }
 
 void client_woken(struct client *c)
@@ -661,6 +685,7 @@ struct client *client_new(int sock, const char *who, client_event *event, void *
         abort();
     }
     c->sock = sock;
+    c->attended.fd = -1;
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (c->wake_fd < 0) {
         close(sock);

@@ -68,7 +68,7 @@ void client_lost(struct client *c);
 /* Ends commands of client_ask that are past their deadline. */
 void client_expire(struct client *c);
 
-/* Wakes whoever sleeps in client_call or on client_wake_fd. */
+/* Wakes the thread that sleeps in client_call or client_sleep. */
 void client_wake(struct client *c);
 
 /* ---- any thread ---- */
@@ -103,8 +103,19 @@ bool client_send_fd(struct client *c, const char *name, int fd, const struct wai
 /* The socket, which stays the client's. */
 int client_socket(const struct client *c);
 
-/* Readable after client_wake; client_woken makes it unreadable. */
-int client_wake_fd(const struct client *c);
+/*
+ * Whatever this thread waits for from now on, `take` is called when `fd` has something to read; its
+ * failure ends the wait.  -1: no more.
+ */
+typedef bool client_take(void *opaque, struct error **errp);
+void client_attend(struct client *c, int fd, client_take *take, void *opaque);
+
+/*
+ * Sleeps until client_wake, or until what is attended to was taken, at most until `deadline_ns` (of
+ * clock_ns; 0: no deadline).  1: look again; 0: the deadline; -1 with an error.  client_woken
+ * before it, and before what is waited for is looked at.
+ */
+int client_sleep(struct client *c, uint64_t deadline_ns, const struct wait *w, struct error **errp);
 void client_woken(struct client *c);
 bool client_is_lost(struct client *c);
 

@@ -65,7 +65,7 @@ static bool feed(struct qemu *q, struct source *s, const struct wait *w, struct 
     uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
     for (;;) {
         push(&q->state, s);
-        if (!vmstate_collect(&q->state, ANSWER_MAX, errp)) {
+        if (!vmstate_collect(&q->state, errp)) {
             return false;
         }
         enum vmstate_word word = vmstate_word(q->state.bytes, q->state.length);
@@ -103,7 +103,7 @@ static bool begin_loading(struct qemu *q, const struct wait *w, struct error **e
     atomic_store(&q->migration, QEMU_MIGRATION_NONE);
     /* Whoever has said `cont` since it was attached would have it run too early. */
     qemu_tell(q, "stop");
-    if (!qemu_open_stream(q, w, errp)) {
+    if (!qemu_open_stream(q, ANSWER_MAX, w, errp)) {
         return false;
     }
     q->loaded = true;
@@ -181,7 +181,7 @@ bool qemu_start(struct guest *g, bool paused, const struct guest_announce *annou
                 const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    q->announce = *announce;
+    qemu_set_announce(q, announce);
     atomic_store(&q->announce_due, true);
     atomic_store(&q->images_inactive, paused);
     set_must_stand(q, false);

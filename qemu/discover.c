@@ -320,16 +320,56 @@ static bool add_memdev(struct qemu *q, const json_t *memdev, const struct mtree_
     return ok;
 }
 
+/* These members of an object, as far as it has them. */
+static json_t *pick(const json_t *from, const char *const members[], unsigned count)
+{
+    json_t *picked = json_object();
+    for (unsigned i = 0; i < count; i++) {
+        json_object_set(picked, members[i], json_object_get(from, members[i]));
+    }
+    return picked;
+}
+
+static json_t *pick_backends(const json_t *all)
+{
+    static const char *const members[] = {"id", "size", "share"};
+    json_t *list = json_array();
+    size_t i;
+    json_t *one;
+    json_array_foreach(all, i, one)
+    {
+        json_array_append_new(list, pick(one, members, sizeof(members) / sizeof(members[0])));
+    }
+    return list;
+}
+
+/* Where a device shows its backend; not the size of what it has plugged, which the guest of a
+ * virtio-mem changes by itself. */
+static json_t *pick_memory_devices(const json_t *all)
+{
+    static const char *const members[] = {"id", "memdev", "addr", "memaddr"};
+    json_t *list = json_array();
+    size_t i;
+    json_t *one;
+    json_array_foreach(all, i, one)
+    {
+        const json_t *data = json_object_get(one, "data");
+        json_array_append_new(list, pick(data, members, sizeof(members) / sizeof(members[0])));
+    }
+    return list;
+}
+
 /* What the monitor says of RAM: its backends, and the devices that show them to the guest. */
 static json_t *ask_for_ram(struct qemu *q, const struct wait *w, struct error **errp)
 {
     json_t *backends = qemu_call(q, "query-memdev", NULL, w, errp);
     json_t *devices = backends ? qemu_call(q, "query-memory-devices", NULL, w, errp) : NULL;
-    if (!devices) {
-        json_decref(backends);
-        return NULL;
-    }
-    return json_pack("{s:o, s:o}", "backends", backends, "devices", devices);
+    json_t *ram = devices ? json_pack("{s:o, s:o}", "backends", pick_backends(backends), "devices",
+                                      pick_memory_devices(devices))
+                          : NULL;
+    json_decref(backends);
+    json_decref(devices);
+    return ram;
 }
 
 /* Where the backends are in memory; one without a name is nowhere. */

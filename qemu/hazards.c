@@ -14,7 +14,6 @@
 
 #include "common/cleanup.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,15 +73,8 @@ static bool has_prefix(const char *type, const char *prefix)
     return strncmp(type, prefix, strlen(prefix)) == 0;
 }
 
-static bool check_device(struct qemu *q, const json_t *item, struct error **errp)
+static bool check_type(struct qemu *q, const char *type, struct error **errp)
 {
-    static const char child[] = "child<";
-    char words[CLIENT_WORDS];
-    const char *type = client_words(json_object_get(item, "type"), words);
-    if (strncmp(type, child, sizeof(child) - 1) != 0) {
-        return true;
-    }
-    type += sizeof(child) - 1;
     for (size_t i = 0; i < COUNT(devices); i++) {
         if (has_prefix(type, devices[i].prefix)) {
             return refuse(q, type, devices[i].what, errp);
@@ -94,8 +86,59 @@ static bool check_device(struct qemu *q, const json_t *item, struct error **errp
     return true;
 }
 
-static bool check_devices(struct qemu *q, const char *folder, const struct wait *w,
-                          struct error **errp)
+/*
+ * A balloon whose guest may hint at free pages asks QEMU's migration to leave them out, for which
+ * QEMU keeps no record where it leaves out all of RAM: it ends (7.2, 10.0, 11.1), and the guest
+ * with it.
+ */
+static bool check_hints(struct qemu *q, const char *path, const struct wait *w, struct error **errp)
+{
+    json_t *arguments = json_pack("{s:s, s:s}", "path", path, "property", "free-page-hint");
+    json_t *reply = qemu_call(q, "qom-get", arguments, w, errp);
+    bool hints = json_is_true(reply);
+    json_decref(reply);
+    if (hints) {
+        error_set(
+            errp, "guest-unsuitable",
+            "Guest '%s' has a balloon (%s) with free-page-hint=on, with which QEMU can end in "
+            "a migration: start QEMU with free-page-hint=off (free-page-reporting=on is no "
+            "trouble)",
+            q->guest.name, path);
+    }
+    return reply && !hints;
+}
+
+/* A device by its path; false: it is none. */
+static bool read_device(const char *folder, const json_t *item, char path[CLIENT_WORDS],
+                        char type[CLIENT_WORDS])
+{
+    static const char child[] = "child<";
+    char name[CLIENT_WORDS], is[CLIENT_WORDS];
+    client_words(json_object_get(item, "name"), name);
+    client_words(json_object_get(item, "type"), is);
+    if (!has_prefix(is, child)) {
+        return false;
+    }
+    snprintf(path, CLIENT_WORDS, "%s/%.200s", folder, name);
+    snprintf(type, CLIENT_WORDS, "%.*s", (int)strcspn(is + sizeof(child) - 1, ">"),
+             is + sizeof(child) - 1);
+    return true;
+}
+
+static bool set_device_changed(const struct qemu *q, const char *path, const char *type,
+                               const char *how, struct error **errp)
+{
+    error_set(errp, "guest-changed",
+              "Guest '%s': device %s (%s) was %s during the migration: migrate it again, with the "
+              "same devices at the destination",
+              q->guest.name, path, type, how);
+    return false;
+}
+
+/* The devices of one folder are added to `found`, types by path; those that were not there before
+ * are checked. */
+static bool check_folder(struct qemu *q, const char *folder, json_t *found, const struct wait *w,
+                         struct error **errp)
 {
     json_t *items = qemu_call(q, "qom-list", json_pack("{s:s}", "path", folder), w, errp);
     bool ok = items;
@@ -103,9 +146,51 @@ static bool check_devices(struct qemu *q, const char *folder, const struct wait 
     json_t *item;
     json_array_foreach(items, i, item)
     {
-        ok = ok && check_device(q, item, errp);
+        char path[CLIENT_WORDS], type[CLIENT_WORDS];
+        if (!ok || !read_device(folder, item, path, type)) {
+            continue;
+        }
+        bool known = json_object_get(q->devices, path);
+        json_object_set_new(found, path, json_string(type));
+        ok = check_type(q, type, errp) &&
+             (known || !q->devices || set_device_changed(q, path, type, "plugged", errp)) &&
+             (known || !has_prefix(type, "virtio-balloon") || check_hints(q, path, w, errp));
     }
     json_decref(items);
+    return ok;
+}
+
+static bool check_unplugged(const struct qemu *q, const json_t *found, struct error **errp)
+{
+    const char *path;
+    json_t *type;
+    json_object_foreach(q->devices, path, type)
+    {
+        if (!json_object_get(found, path)) {
+            return set_device_changed(q, path, json_string_value(type), "unplugged", errp);
+        }
+    }
+    return true;
+}
+
+void qemu_forget_devices(struct qemu *q)
+{
+    json_decref(q->devices);
+    q->devices = NULL;
+}
+
+/* During its own migration QEMU refuses to plug and unplug; in the rounds before, it can't know. */
+bool qemu_check_devices(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    json_t *found = json_object();
+    bool ok = check_folder(q, "/machine/peripheral", found, w, errp) &&
+              check_folder(q, "/machine/peripheral-anon", found, w, errp) &&
+              check_unplugged(q, found, errp);
+    if (ok) {
+        qemu_forget_devices(q);
+        q->devices = json_incref(found);
+    }
+    json_decref(found);
     return ok;
 }
 
@@ -141,40 +226,43 @@ static bool node_is_direct(const json_t *node)
 }
 
 /*
- * Whether the open file `name` of the VMM has O_DIRECT (proc_pid_fdinfo(5)).  An io_uring without
- * it is none: what it reads through the page cache is copied, and seen; QEMU polls with one anyway.
+ * Whether a line of an open file's description shows O_DIRECT.  An io_uring without it is none:
+ * what it reads through the page cache is copied, and seen; QEMU polls with one anyway.
  */
-static bool file_is_direct(pid_t pid, const char *name)
+static bool file_is_direct(const char *line)
 {
-    char path[64], text[256];
-    snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.20s", (int)pid, name);
-    FILE *info = fopen(path, "re");
     unsigned flags = 0;
-    while (info && fgets(text, sizeof(text), info)) {
-        sscanf(text, "flags: %o", &flags);
-    }
-    if (info) {
-        fclose(info);
-    }
-    return flags & O_DIRECT;
+    return sscanf(line, "flags: %o", &flags) == 1 && flags & O_DIRECT;
 }
 
-/* What the VMM has open is asked as well: helpers and drivers may open files of their own.  They
- * may be very many, and whoever has lost the monitor may be waiting for the end of this. */
-static bool has_direct_file(const struct qemu *q)
+/* One that has concluded has let go of its images, and only waits for its client. */
+static bool is_active(const json_t *job)
 {
-    char path[64];
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)q->guest.pid);
-    DIR *fds = opendir(path);
-    bool direct = !fds; /* unknown: to be on the safe side */
-    for (struct dirent *d; fds && !direct && (d = readdir(fds));) {
-        direct = client_is_lost(q->client) ||
-                 (d->d_name[0] != '.' && file_is_direct(q->guest.pid, d->d_name));
+    const char *status = json_string_value(json_object_get(job, "status"));
+    return !status || (strcmp(status, "concluded") != 0 && strcmp(status, "null") != 0);
+}
+
+/* A block job still has the images when QEMU's migration lets go of them: QEMU aborts. */
+bool qemu_check_block_jobs(struct qemu *q, const struct wait *w, struct error **errp)
+{
+    json_t *jobs = qemu_call(q, "query-block-jobs", NULL, w, errp);
+    bool ok = jobs;
+    size_t i;
+    json_t *job;
+    json_array_foreach(jobs, i, job)
+    {
+        char id[CLIENT_WORDS], type[CLIENT_WORDS];
+        if (ok && is_active(job)) {
+            error_set(errp, "migration-blocked",
+                      "Guest '%s' can't be migrated while block job '%s' (%s) is active: let it "
+                      "end, or end it with block-job-cancel in QEMU",
+                      q->guest.name, client_words(json_object_get(job, "device"), id),
+                      client_words(json_object_get(job, "type"), type));
+            ok = false;
+        }
     }
-    if (fds) {
-        closedir(fds);
-    }
-    return direct;
+    json_decref(jobs);
+    return ok;
 }
 
 static bool check_disks(struct qemu *q, const struct wait *w, struct error **errp)
@@ -195,12 +283,12 @@ static bool check_disks(struct qemu *q, const struct wait *w, struct error **err
 bool qemu_check_hazards(struct qemu *q, const struct wait *w, struct error **errp)
 {
     q->drains = false;
-    if (!check_devices(q, "/machine/peripheral", w, errp) ||
-        !check_devices(q, "/machine/peripheral-anon", w, errp) || !check_networks(q, w, errp) ||
+    if (!qemu_check_devices(q, w, errp) || !check_networks(q, w, errp) ||
         !check_disks(q, w, errp)) {
         return false;
     }
-    q->drains = q->drains || has_direct_file(q);
+    /* What the VMM has open is asked as well: helpers and drivers may open files of their own. */
+    q->drains = q->drains || qemu_has_file(q, file_is_direct) != 0;
     return true;
 }
 

@@ -2,9 +2,10 @@
 /*
  * The qemu driver inside.  qemu.c has the guest and its life, attach.c what is done when it is
  * attached, discover.c its RAM (mtree.c what a monitor prints of it), hazards.c what can't be
- * migrated from outside, tracking.c, source.c and destination.c what jobs ask, migration.c the
- * VMM's own migration with its settings (settings.c), its stream (vmstate.c), what a job leaves to
- * be done (settle.c) and who does it if ferryd dies (guardian.c), client.c the monitor.
+ * migrated from outside, images.c its disk images, tracking.c, source.c and destination.c what jobs
+ * ask, migration.c the VMM's own migration with its settings (settings.c), its stream (vmstate.c),
+ * what a job leaves to be done (settle.c) and who does it if ferryd dies (guardian.c), client.c the
+ * monitor.
  */
 #ifndef FERRY_QEMU_INTERNAL_H
 #define FERRY_QEMU_INTERNAL_H
@@ -18,6 +19,10 @@
 
 #include <pthread.h>
 #include <sys/socket.h>
+
+/* Older ones abort when a guest leaves that has arrived paused and was not told to run since: the
+ * images that they would let go are not theirs yet (block-active.c of QEMU's migration tells). */
+#define QEMU_INACTIVATES_TWICE CLIENT_VERSION(10, 0)
 
 /* How the VMM's own migration goes, by its MIGRATION events. */
 enum qemu_migration {
@@ -80,14 +85,14 @@ struct qemu {
 
     _Atomic bool images_inactive; /* since the guest came, paused: it has not run here */
 
-    pthread_mutex_t lock;      /* settings, must_stand with the `stop` that it brings about */
+    pthread_mutex_t lock;      /* settings, announce, must_stand with the `stop` it brings about */
     struct settings *settings; /* to be put back; NULL: nothing was changed */
-    bool must_stand;           /* the state is loaded, and the guest is not ours to run yet */
-
-    /* The job's thread's. */
     struct guest_announce announce;
+    bool must_stand; /* the state is loaded, and the guest is not ours to run yet */
+
     struct wptrack *track;
     struct vcpus *vcpus;     /* NULL: not throttled */
+    json_t *devices;         /* types by path, as the job has found them; NULL: none has */
     bool drains;             /* direct I/O: what is in flight must land before a page is read */
     _Atomic bool was_paused; /* also for an operator, when it was about to be stopped */
     bool loaded;             /* an incoming guest's state; it is not to be run unless started */
@@ -117,6 +122,9 @@ bool qemu_do_state(struct qemu *q, const char *name, enum guest_state state, con
                    struct error **errp);
 /* The guest counts as being in `state` as soon as the monitor answers; without waiting. */
 void qemu_tell_state(struct qemu *q, enum guest_state state);
+/* How the guest is to be announced once it runs here.  Any thread. */
+void qemu_set_announce(struct qemu *q, const struct guest_announce *how);
+json_t *qemu_announce_arguments(struct qemu *q);
 /* What the human monitor says, the caller's; NULL with an error. */
 char *qemu_human(struct qemu *q, const char *line, const struct wait *w, struct error **errp);
 void qemu_set_state(struct qemu *q, enum guest_state state); /* main thread */
@@ -125,9 +133,13 @@ void qemu_seen(void *opaque, json_t *reply);
 
 /* ---- settle.c ---- */
 
-/* Has the guardian give these commands, up to a NULL, close the stream's descriptor if QEMU has it
- * yet, and put the settings back, if ferryd ends. */
+/*
+ * Has the guardian give these commands, up to a NULL, close the stream's descriptor if QEMU has it
+ * yet, and put the settings back, if ferryd ends.  QEMU takes settings only when its migration has
+ * ended: qemu_announce_self, wherever it is in the list, is given after that.
+ */
 bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp);
+extern const char qemu_announce_self[];
 extern const char *const qemu_only_settings[];
 
 /* The job that posted the guardian is through with QEMU.  Waits for a moment, so that who sees the
@@ -175,10 +187,29 @@ bool qemu_check_ram(struct qemu *q, const struct wait *w, struct error **errp);
  * I/O may land in RAM long after the kernel was told of the write (drains). */
 bool qemu_check_hazards(struct qemu *q, const struct wait *w, struct error **errp);
 
+/* The part of it that is quick: devices plugged or unplugged since it was asked last (q->devices).
+ */
+bool qemu_check_devices(struct qemu *q, const struct wait *w, struct error **errp);
+void qemu_forget_devices(struct qemu *q);
+/* And what copies a disk meanwhile. */
+bool qemu_check_block_jobs(struct qemu *q, const struct wait *w, struct error **errp);
+
 /* Refuses a guest that a migration of the VMM's own has. */
 bool qemu_check_idle(struct qemu *q, const struct wait *w, struct error **errp);
 /* Refuses a guest that the VMM does not let go, with its reasons. */
 bool qemu_check_blockers(struct qemu *q, const struct wait *w, struct error **errp);
+
+/* ---- images.c ---- */
+
+/*
+ * Whether an open file of the VMM has a line of that kind in its description: 1, 0, or -1 when it
+ * can't be known.  There may be very many files: this ends early when the monitor is lost, for
+ * which the main thread may be waiting.
+ */
+int qemu_has_file(const struct qemu *q, bool (*is)(const char *line));
+
+/* Finds out whether the images of a guest that came paused are inactive yet (images_inactive). */
+bool qemu_find_images(struct qemu *q, const struct wait *w, struct error **errp);
 
 /* ---- settings.c ---- */
 
@@ -212,7 +243,8 @@ bool qemu_throttle(struct guest *g, unsigned percent, const struct wait *w, stru
 /* The throttle ends; a vCPU that is held would be long in stopping. */
 void qemu_release_vcpus(struct qemu *q);
 
-bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp);
+bool qemu_prepare(struct guest *g, const struct guest_announce *announce, const struct wait *w,
+                  struct error **errp);
 bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp);
 bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
                struct error **errp);
@@ -238,8 +270,12 @@ void qemu_notify(struct guest *g, enum guest_migration status, bool outgoing);
 #define QEMU_STREAM_NAME "ferry-state"
 #define QEMU_STREAM_URI  "fd:" QEMU_STREAM_NAME
 
-/* Makes q->state's pair and hands the VMM its end, which QEMU_STREAM_URI names. */
-bool qemu_open_stream(struct qemu *q, const struct wait *w, struct error **errp);
+/*
+ * Makes q->state's pair and hands the VMM its end, which QEMU_STREAM_URI names.  QEMU may hold its
+ * locks while it writes, and then answers no command before it is read: until qemu_close_stream
+ * what comes is taken whatever is waited for, at most `max` bytes.
+ */
+bool qemu_open_stream(struct qemu *q, size_t max, const struct wait *w, struct error **errp);
 /* Closes this end, and the VMM's if it has not used it. */
 void qemu_close_stream(struct qemu *q);
 

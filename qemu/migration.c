@@ -5,11 +5,24 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 
-bool qemu_open_stream(struct qemu *q, const struct wait *w, struct error **errp)
+static bool take_stream(void *opaque, struct error **errp)
+{
+    struct qemu *q = opaque;
+    bool ok = vmstate_collect(&q->state, errp);
+    if (!ok || q->state.ended) {
+        client_attend(q->client, -1, NULL, NULL);
+    }
+    return ok;
+}
+
+bool qemu_open_stream(struct qemu *q, size_t max, const struct wait *w, struct error **errp)
 {
     CLEANUP_CLOSE int theirs = -1;
-    return vmstate_open(&q->state, &theirs, errp) &&
-           (!guardian_is_on(&q->guardian) || qemu_entrust(q, qemu_only_settings, errp)) &&
+    if (!vmstate_open(&q->state, max, &theirs, errp)) {
+        return false;
+    }
+    client_attend(q->client, q->state.fd, take_stream, q);
+    return (!guardian_is_on(&q->guardian) || qemu_entrust(q, qemu_only_settings, errp)) &&
            client_send_fd(q->client, QEMU_STREAM_NAME, theirs, w, errp);
 }
 
@@ -23,6 +36,7 @@ void qemu_close_stream(struct qemu *q)
     } else {
         json_decref(command.arguments);
     }
+    client_attend(q->client, -1, NULL, NULL);
     vmstate_close(&q->state);
 }
 
@@ -59,8 +73,7 @@ bool qemu_await(struct qemu *q, bool (*reached)(const struct qemu *q), const cha
         if (reached(q) || client_is_lost(q->client)) {
             return true;
         }
-        struct pollfd fd = {.fd = client_wake_fd(q->client), .events = POLLIN};
-        int n = wait_any_until(&fd, 1, deadline, w, errp);
+        int n = client_sleep(q->client, deadline, w, errp);
         if (n == 0) {
             error_set(errp, "guest-timeout", "The VMM of guest '%s' did not %s within %d ms",
                       q->guest.name, what, w->timeout_ms);

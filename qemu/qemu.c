@@ -103,6 +103,18 @@ static json_t *announce_arguments(const struct guest_announce *how)
                      "rounds", (int)how->rounds, "step", (int)how->step);
 }
 
+void qemu_set_announce(struct qemu *q, const struct guest_announce *how)
+{
+    LOCK_SCOPE(&q->lock);
+    q->announce = *how;
+}
+
+json_t *qemu_announce_arguments(struct qemu *q)
+{
+    LOCK_SCOPE(&q->lock);
+    return announce_arguments(&q->announce);
+}
+
 /* A guest that is the source's yet: whoever has told QEMU to run it here, it stands still again. */
 static bool is_stopped_again(struct qemu *q)
 {
@@ -135,8 +147,8 @@ static void on_resume(struct qemu *q, const json_t *data)
     qemu_set_state(q, GUEST_RUNNING);
     qemu_resume_is_off(q);
     if (atomic_exchange(&q->announce_due, false)) {
-        struct client_command command = {.name = "announce-self",
-                                         .arguments = announce_arguments(&q->announce)};
+        struct client_command command = {.name = qemu_announce_self,
+                                         .arguments = qemu_announce_arguments(q)};
         client_tell(q->client, &command);
     }
 }
@@ -393,7 +405,8 @@ static void ask(struct guest *g, enum guest_request request, int timeout_ms, gue
 static void announce(struct guest *g, const struct guest_announce *how, int timeout_ms,
                      guest_done *done, void *opaque)
 {
-    struct client_command command = {.name = "announce-self", .arguments = announce_arguments(how)};
+    struct client_command command = {.name = qemu_announce_self,
+                                     .arguments = announce_arguments(how)};
     ask_monitor(g, &command, timeout_ms, done, opaque);
 }
 
@@ -410,6 +423,7 @@ static void qemu_free(struct guest *g)
     client_free(q->client);
     error_free(q->error);
     json_decref(q->memory);
+    qemu_forget_devices(q);
     pthread_mutex_destroy(&q->lock);
     free(q);
 }

@@ -88,13 +88,19 @@ static json_t *pick_parameters(const json_t *all)
     return picked;
 }
 
-/* A QEMU that has loaded its devices would announce its guest, which may yet stay where it is. */
+/*
+ * QEMU announces a guest by itself when it has loaded it, although the guest may yet stay at the
+ * source; one round is the least.  With no round at all it has no timer, on which its network
+ * devices rely: the guest ends QEMU at its next reset, unload of a driver, or S3 (7.2, 10.0, 11.1).
+ */
+#define ANNOUNCE_ROUNDS 1
+
 static json_t *wanted_parameters(bool outgoing)
 {
     json_t *parameters = json_pack("{s:I, s:i, s:s}", "max-bandwidth", (json_int_t)BANDWIDTH,
                                    "downtime-limit", DOWNTIME_LIMIT, "tls-creds", "");
     if (!outgoing) {
-        json_object_set_new(parameters, "announce-rounds", json_integer(0));
+        json_object_set_new(parameters, "announce-rounds", json_integer(ANNOUNCE_ROUNDS));
     }
     return parameters;
 }

@@ -25,12 +25,25 @@
 /* A guest that can't run by then, since somebody else has its disk, is its operator's. */
 #define RESUME_NS (30 * NS_PER_SEC)
 
+const char qemu_announce_self[] = "announce-self";
+
+static json_t *announcement(struct qemu *q)
+{
+    return json_pack("{s:s, s:o, s:b}", "execute", qemu_announce_self, "arguments",
+                     qemu_announce_arguments(q), "once", 1);
+}
+
 bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **errp)
 {
     json_t *all = json_array();
     json_t *settings = qemu_settings_undone_by(q);
+    bool announces = false;
     for (; *commands; commands++) {
-        json_array_append_new(all, json_pack("{s:s}", "execute", *commands));
+        if (*commands == qemu_announce_self) {
+            announces = true;
+        } else {
+            json_array_append_new(all, json_pack("{s:s}", "execute", *commands));
+        }
     }
     if (q->state.fd >= 0) { /* there is none in QEMU where its migration has taken it */
         json_array_append_new(all, json_pack("{s:s, s:{s:s}, s:b}", "execute", "closefd",
@@ -38,6 +51,9 @@ bool qemu_entrust(struct qemu *q, const char *const commands[], struct error **e
     }
     json_array_extend(all, settings);
     json_decref(settings);
+    if (announces) {
+        json_array_append_new(all, announcement(q));
+    }
     return guardian_entrust(&q->guardian, all, errp);
 }
 

@@ -22,23 +22,20 @@
 
 /* What the guardian has to do before it puts the settings back. */
 static const char *const to_cancel[] = {"query-migrate", "migrate_cancel", NULL};
-static const char *const to_resume[] = {"query-migrate", "migrate_cancel", "cont", NULL};
+static const char *const to_resume[] = {"query-migrate", "migrate_cancel", "cont",
+                                        qemu_announce_self, NULL};
+/* QEMU runs the guest by itself; the destination's has announced it, perhaps. */
+static const char *const to_announce[] = {qemu_announce_self, NULL};
 
 /* ---- QEMU's migration ---- */
 
-/*
- * Takes the stream as it comes until `reached` holds.  QEMU may hold its locks while it writes, so
- * the stream is read whatever is waited for.
- */
+/* Takes the stream until `reached` holds. */
 static bool collect(struct qemu *q, bool (*reached)(const struct qemu *q), const struct wait *w,
                     struct error **errp)
 {
     uint64_t deadline = clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
     for (;;) {
         client_woken(q->client);
-        if (!vmstate_collect(&q->state, WIRE_STATE_MAX, errp)) {
-            return false;
-        }
         if (reached(q)) {
             return true;
         }
@@ -47,9 +44,7 @@ static bool collect(struct qemu *q, bool (*reached)(const struct qemu *q), const
             qemu_set_failed(q, "did not save the device state", errp);
             return false;
         }
-        struct pollfd fds[] = {{.fd = q->state.fd, .events = POLLIN},
-                               {.fd = client_wake_fd(q->client), .events = POLLIN}};
-        int n = wait_any_until(fds, 2, deadline, w, errp);
+        int n = client_sleep(q->client, deadline, w, errp);
         if (n == 0) {
             error_set(errp, "guest-timeout",
                       "The VMM of guest '%s' did not save the device state within %d ms",
@@ -105,11 +100,15 @@ static bool find_paused(struct qemu *q, const struct wait *w, struct error **err
     return reply;
 }
 
-bool qemu_prepare(struct guest *g, const struct wait *w, struct error **errp)
+bool qemu_prepare(struct guest *g, const struct guest_announce *announce, const struct wait *w,
+                  struct error **errp)
 {
     struct qemu *q = qemu_of(g);
+    struct guest_announce how = *announce;
+    how.rounds = how.rounds ? how.rounds : 1; /* the destination's QEMU has sent one */
+    qemu_set_announce(q, &how);
     atomic_store(&q->migration, QEMU_MIGRATION_NONE);
-    return qemu_check_hazards(q, w, errp) && qemu_open_stream(q, w, errp);
+    return qemu_check_hazards(q, w, errp) && qemu_open_stream(q, WIRE_STATE_MAX, w, errp);
 }
 
 /* A guest that was paused stands still already: what follows is counted from when QEMU is ready. */
@@ -146,7 +145,9 @@ bool qemu_begin_stop(struct guest *g, const struct wait *w, struct error **errp)
     qemu_release_vcpus(q); /* only now: held ones would be long in stopping */
     atomic_store(&q->stopped_ns, 0);
     atomic_store(&q->stopping, true);
-    return begin_migration(q, w, errp);
+    /* From here on QEMU itself lets nothing be plugged.  The questions take less than it does to
+     * stop its guest. */
+    return begin_migration(q, w, errp) && qemu_check_devices(q, w, errp);
 }
 
 bool qemu_stop(struct guest *g, bool *was_paused, uint64_t *stopped_ns, const struct wait *w,
@@ -183,16 +184,19 @@ static int state_file(const struct qemu *q, struct error **errp)
 /* With all devices stopped it saves as it does behind the last round of its own migration. */
 bool qemu_begin_save(struct guest *g, const struct wait *w, struct error **errp)
 {
-    return qemu_do(qemu_of(g), "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"), w,
-                   errp);
+    struct qemu *q = qemu_of(g);
+    /* A block job may have begun since the last round, not least in a long pause. */
+    return qemu_check_block_jobs(q, w, errp) &&
+           qemu_do(q, "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"), w, errp);
 }
 
 int qemu_save_state(struct guest *g, const struct wait *w, struct error **errp)
 {
     struct qemu *q = qemu_of(g);
-    if (!collect(q, is_saved, w, errp) || !qemu_entrust(q, qemu_only_settings, errp)) {
+    if (!collect(q, is_saved, w, errp) || !qemu_entrust(q, to_announce, errp)) {
         return -1;
     }
+    atomic_store(&q->announce_due, true); /* a QEMU that loads this announces the guest */
     return state_file(q, errp);
 }
 
@@ -319,6 +323,8 @@ bool qemu_give_away(struct guest *g, const uint8_t job[GUEST_UUID_SIZE], const s
     struct qemu *q = qemu_of(g);
     struct error *err = NULL;
     (void)job;
+    qemu_entrust(q, qemu_only_settings,
+                 NULL); /* it is the destination's to announce from here on */
     bool over = vmstate_confirm(&q->state) && qemu_await_end(q, w, &err);
     if (err) {
         error_move(errp, err);

@@ -20,15 +20,11 @@
  */
 #define VERSION_TRANSACTION_DRAINS CLIENT_VERSION(10, 0)
 
-/* Older ones abort when a guest leaves that has arrived paused and was not told to run since: the
- * images that they would let go are not theirs yet (block-active.c of QEMU's migration tells). */
-#define VERSION_INACTIVATES_TWICE CLIENT_VERSION(10, 0)
-
 /* ---- tracking ---- */
 
 static bool check_images(const struct qemu *q, struct error **errp)
 {
-    if (atomic_load(&q->images_inactive) && q->version < VERSION_INACTIVATES_TWICE) {
+    if (atomic_load(&q->images_inactive) && q->version < QEMU_INACTIVATES_TWICE) {
         error_set(errp, "guest-state",
                   "Guest '%s' came here paused and has not run since: this QEMU migrates it again "
                   "only after 'cont'",
@@ -78,9 +74,10 @@ bool qemu_log_start(struct guest *g, const struct wait *w, struct error **errp)
     struct qemu *q = qemu_of(g);
     atomic_store(&q->job_left, false); /* from here on it is this job's to settle */
     atomic_store(&q->stopping, false); /* it may be left over from a resume that failed */
+    qemu_forget_devices(q); /* those that were plugged before the job are known to its client */
     if (!check_images(q, errp) || !check_state(q, w, errp) || !qemu_check_idle(q, w, errp) ||
-        !qemu_check_blockers(q, w, errp) || !qemu_check_hazards(q, w, errp) ||
-        !qemu_check_ram(q, w, errp)) {
+        !qemu_check_blockers(q, w, errp) || !qemu_check_block_jobs(q, w, errp) ||
+        !qemu_check_hazards(q, w, errp) || !qemu_check_ram(q, w, errp)) {
         return false;
     }
     guardian_end(&q->guardian);
@@ -209,7 +206,8 @@ bool qemu_log_settle(struct guest *g, const struct wait *w, struct error **errp)
     if (atomic_load(&q->stopping)) {
         return true;
     }
-    if (!qemu_check_ram(q, w, errp) || !qemu_check_hazards(q, w, errp)) {
+    if (!qemu_check_ram(q, w, errp) || !qemu_check_hazards(q, w, errp) ||
+        !qemu_check_block_jobs(q, w, errp)) {
         return false;
     }
     if (!q->drains) {

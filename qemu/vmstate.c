@@ -31,7 +31,7 @@ static uint32_t get_be16(const uint8_t *p)
     return (uint32_t)p[0] << 8 | (uint32_t)p[1];
 }
 
-bool vmstate_open(struct vmstate *s, int *theirs, struct error **errp)
+bool vmstate_open(struct vmstate *s, size_t max, int *theirs, struct error **errp)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -39,7 +39,7 @@ bool vmstate_open(struct vmstate *s, int *theirs, struct error **errp)
         return false;
     }
     fcntl(pair[0], F_SETFL, O_NONBLOCK); /* of this end alone: the other is QEMU's */
-    *s = (struct vmstate){.fd = pair[0]};
+    *s = (struct vmstate){.fd = pair[0], .max = max};
     *theirs = pair[1];
     return true;
 }
@@ -62,7 +62,7 @@ static void make_room(struct vmstate *s)
     }
 }
 
-bool vmstate_collect(struct vmstate *s, size_t max, struct error **errp)
+bool vmstate_collect(struct vmstate *s, struct error **errp)
 {
     while (!s->ended) {
         make_room(s);
@@ -78,10 +78,10 @@ bool vmstate_collect(struct vmstate *s, size_t max, struct error **errp)
             return true;
         }
         s->length += (size_t)n;
-        if (s->length > max) {
+        if (s->length > s->max) {
             error_set(errp, "state-too-large",
                       "The VMM sent more than %zu bytes of device state: is all of its RAM shared?",
-                      max);
+                      s->max);
             return false;
         }
     }

@@ -25,17 +25,19 @@ struct vmstate {
     int fd;         /* our end, non-blocking; -1: none */
     uint8_t *bytes; /* what has come; of the source's QEMU the stream, else the return path */
     size_t length, room;
+    size_t max; /* of `length` */
     bool ended; /* QEMU has closed its end */
 };
 
 #define VMSTATE_NONE ((struct vmstate){.fd = -1})
 
-/* Makes the pair; *theirs is the caller's to pass on and close. */
-bool vmstate_open(struct vmstate *s, int *theirs, struct error **errp);
+/* Makes the pair, out of which at most `max` bytes are taken; *theirs is the caller's to pass on
+ * and close. */
+bool vmstate_open(struct vmstate *s, size_t max, int *theirs, struct error **errp);
 void vmstate_close(struct vmstate *s);
 
-/* Takes what there is, at most `max` bytes in all.  Never blocks.  Errors: "state-too-large". */
-bool vmstate_collect(struct vmstate *s, size_t max, struct error **errp);
+/* Takes what there is.  Never blocks.  Errors: "state-too-large". */
+bool vmstate_collect(struct vmstate *s, struct error **errp);
 
 /* Whether the whole stream is there. */
 bool vmstate_is_complete(const uint8_t *bytes, size_t length);

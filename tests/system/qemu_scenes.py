@@ -293,7 +293,7 @@ class QmpRelay:
 
     `request(message)` and `reply(message, command)` answer what is passed on; None swallows it.  A
     request may be answered in QEMU's place: `answer(message, value)`.  `requests` counts what came,
-    by name.
+    by name.  `fds` are the descriptors that go with the request.
     """
 
     def __init__(self, lab, qemu, request=None, reply=None):
@@ -304,6 +304,7 @@ class QmpRelay:
         self.requests = collections.Counter()
         self.commands = {}
         self.socks = []
+        self.fds = []
         self.ended = False  # whoever was on ferryd's side has gone
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.path))
@@ -343,6 +344,7 @@ class QmpRelay:
                 message, text = taken
                 self.commands[message.get("id")] = message["execute"]
                 self.requests[message["execute"]] += 1
+                self.fds = fds
                 message = self.request(message)
                 if message is not None:
                     socket.send_fds(far, [json.dumps(message).encode() + b"\n"], fds)

@@ -12,7 +12,7 @@ import threading
 import pytest
 from lab import DEADLINE
 from qemu_scenes import (FILLED, attach_through, await_number, check_stays, descriptors,
-                         hold_active, pretend_version)
+                         hold_active, pretend_version, version_of)
 from scenes import GUEST, MIB, eventually, path
 from slowdisk import has_slow_disks, slow_disk
 
@@ -39,6 +39,11 @@ def reading(vms, disk, aio):
     source.qmp.cmd("cont")
     await_number(source, r"direct: reads (\d+)", 2)
     return source, target
+
+
+def drain_of(qemu):
+    """The command that drains its disks, by its version."""
+    return "transaction" if version_of(qemu) <= (10, 0) else "stop"
 
 
 def move(vms):
@@ -74,7 +79,7 @@ def test_whole(vms, disk, aio):
     relay = vms.relay_qmp(source)
     attach_through(vms.a, relay)
     move(vms)
-    assert relay.requests["transaction"] >= 2
+    assert relay.requests[drain_of(source)] >= 2
     assert look_again(target) == 0
 
 
@@ -82,9 +87,10 @@ def test_whole(vms, disk, aio):
 def test_naive(vms, disk):
     """What the drain is for: without it pages arrive as they were before they were read."""
     source, target = reading(vms, disk, "native")
+    drains = {"transaction": ["transaction"], "stop": ["stop", "cont"]}[drain_of(source)]
 
     def swallow(message):
-        if message["execute"] != "transaction":
+        if message["execute"] not in drains:
             return message
         relay.answer(message, {})
         return None
@@ -183,12 +189,12 @@ def test_plugged(vms, disk):
     vms.a.qmp.cmd("guest-detach", guest=GUEST)
     attach_through(vms.a, relay)
     hold_active(vms)
-    assert not relay.requests["transaction"]
+    assert not relay.requests[drain_of(source)]
     source.qmp.execute("blockdev-add", {
         "driver": "host_device", "node-name": "late", "filename": disk.device, "read-only": True,
         "cache": {"direct": True}})
     vms.a.set(max_bandwidth=4 * MIB)
-    eventually(lambda: relay.requests["transaction"], what="a drain")
+    eventually(lambda: relay.requests[drain_of(source)], what="a drain")
     vms.a.cancel()
     vms.a.end()
     check_stays(vms.a, source)

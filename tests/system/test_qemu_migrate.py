@@ -415,6 +415,94 @@ def test_paused_on(vms):
     assert holds_lock(last, image)
 
 
+@path("qemu/paused/moves-on/{how}")
+@pytest.mark.parametrize("how", ["attached-again", "another-ferryd"])
+def test_paused_on_renewed(vms, how):
+    """That it came paused is found again: QEMU before 10.0 does not move it on, and keeps it."""
+    _, both = disk_options(vms)
+    source, target = vms.pair(FILLED, both)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    vms.a.migrate(vms.b.listen())
+    vms.a.complete()
+    vms.b.complete()
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    source.kill()
+    attach_anew(vms.b, target, how)
+    assert vms.b.run_state() == "paused"
+    last = vms.target(vms.a, **both)
+    vms.b.migrate(vms.a.listen())
+    if version_of(target) < (10, 0):
+        vms.b.fail(GUEST, "'cont'")
+        vms.a.fail(GUEST)
+        vms.b.qmp.cmd("cont", guest=GUEST)
+        check_console(target)
+        vms.b.migrate(vms.a.listen())
+    else:
+        vms.a.complete()
+        vms.a.qmp.cmd("cont", guest=GUEST)
+    vms.b.complete()
+    check_arrived(target, last)
+
+
+def attach_anew(host, qemu, how):
+    if how == "attached-again":
+        host.qmp.cmd("guest-detach", guest=GUEST)
+    else:
+        host.daemon.terminate()
+        host.restart()
+    attach(host.qmp, qemu)
+
+
+@path("qemu/paused/moves-on/has-run-here/{disk}")
+@pytest.mark.parametrize("disk", ["read-only", "writable"])
+def test_paused_has_run(vms, disk):
+    """One that has run where it came to, and was paused there, moves on with every QEMU."""
+    both = disk_options(vms)[1] if disk == "writable" else {}
+    source, target = vms.pair(FILLED, both)
+    vms.move(source, target)
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    source.kill()
+    vms.b.qmp.cmd("stop", guest=GUEST)
+    attach_anew(vms.b, target, "attached-again")
+    last = vms.target(vms.a, **both)
+    vms.b.migrate(vms.a.listen())
+    vms.b.complete()
+    vms.a.complete()
+    assert vms.a.run_state() == "paused"
+    vms.a.qmp.cmd("cont", guest=GUEST)
+    check_arrived(target, last)
+
+
+@path("qemu/state/read-while-asked")
+def test_read_while_asked(vms):
+    """QEMU writes its state with its lock held, and answers when all of it was taken: ferryd, which
+    waits for the answer, takes it."""
+    source, target = vms.source(attached=False), vms.target()
+    order = []
+
+    def small_buffer(message):
+        if message["execute"] == "getfd":
+            with socket.socket(fileno=os.dup(relay.fds[0])) as stream:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return message
+
+    def answer_late(message, command):
+        if command == "migrate-continue":
+            source.qmp.await_event("MIGRATION", status="device")
+            source.qmp.cmd("query-status")
+            order.append("written")
+        return message
+
+    source.qmp.execute("migrate-set-capabilities", {"capabilities": [
+        {"capability": "events", "state": True}]})
+    relay = vms.relay_qmp(source, request=small_buffer, reply=answer_late)
+    attach_through(vms.a, relay)
+    vms.a.migrate(vms.b.listen())
+    vms.a.complete()
+    assert order == ["written"]
+    check_arrived(source, target)
+
+
 @path("qemu/pre-switchover/continued")
 def test_continued(vms):
     source, target = vms.pair(FILLED)

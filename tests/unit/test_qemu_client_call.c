@@ -2,6 +2,8 @@
 /* Commands of a thread that waits for the reply. */
 #include "tests/unit/monitor_stage.h"
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -358,19 +360,108 @@ START_TEST(with_a_descriptor)
 }
 END_TEST
 
+/* ---- sleeping ---- */
+
+static int sleep_once(struct monitor *m, uint64_t deadline_ns)
+{
+    struct wait w = {.cancel_fd = -1};
+    return client_sleep(m->c, deadline_ns, &w, NULL);
+}
+
 START_TEST(woken)
 {
     struct monitor m;
-    struct pollfd fd = {.events = POLLIN};
     monitor_open(&m);
-    fd.fd = client_wake_fd(m.c);
-    ck_assert_int_eq(poll(&fd, 1, 0), 0);
+    ck_assert_int_eq(sleep_once(&m, 1), 0); /* a deadline that is past */
     client_wake(m.c);
-    ck_assert_int_eq(poll(&fd, 1, 0), 1);
+    ck_assert_int_eq(sleep_once(&m, 0), 1);
     client_woken(m.c);
-    ck_assert_int_eq(poll(&fd, 1, 0), 0);
+    ck_assert_int_eq(sleep_once(&m, 1), 0);
     client_lost(m.c);
-    ck_assert_int_eq(poll(&fd, 1, 0), 1);
+    ck_assert_int_eq(sleep_once(&m, 0), 1);
+    monitor_close(&m);
+}
+END_TEST
+
+/* What is attended to: a pipe, of which a byte says how its taking ends. */
+struct attended {
+    int ends[2];
+    _Atomic int taken;
+};
+
+static bool take_byte(void *opaque, struct error **errp)
+{
+    struct attended *a = opaque;
+    char byte = 0;
+    ck_assert_int_eq(read(a->ends[0], &byte, 1), 1);
+    atomic_fetch_add(&a->taken, 1);
+    if (byte == 'x') {
+        error_set(errp, "state-too-large", "Too much");
+    }
+    return byte != 'x';
+}
+
+static void attend(struct attended *a, struct monitor *m)
+{
+    ck_assert_int_eq(pipe(a->ends), 0);
+    client_attend(m->c, a->ends[0], take_byte, a);
+}
+
+static void attended_close(struct attended *a)
+{
+    close(a->ends[0]);
+    close(a->ends[1]);
+}
+
+/* The monitor answers only when what is attended to was taken, as a QEMU that writes does. */
+START_TEST(attended_in_a_call)
+{
+    struct monitor m;
+    struct asking a;
+    struct attended pipe = {0};
+    monitor_open(&m);
+    attend(&pipe, &m);
+    asking_begin(&a, &m, "migrate-continue", &patient);
+    json_int_t id = monitor_hear(&m, "migrate-continue");
+    for (int i = 1; i <= 3; i++) {
+        ck_assert_int_eq(write(pipe.ends[1], "o", 1), 1);
+        while (atomic_load(&pipe.taken) < i) {
+            sched_yield();
+        }
+    }
+    reply(&m, id, "{}");
+    asking_expect(&a, "{}");
+    attended_close(&pipe);
+    monitor_close(&m);
+}
+END_TEST
+
+START_TEST(attended_and_bad)
+{
+    struct monitor m;
+    struct asking a;
+    struct attended pipe = {0};
+    monitor_open(&m);
+    attend(&pipe, &m);
+    asking_begin(&a, &m, "migrate-continue", &patient);
+    ck_assert_int_eq(write(pipe.ends[1], "x", 1), 1);
+    asking_expect_error(&a, "state-too-large", "Too much");
+    attended_close(&pipe);
+    monitor_close(&m);
+}
+END_TEST
+
+START_TEST(attended_no_more)
+{
+    struct monitor m;
+    struct attended pipe = {0};
+    monitor_open(&m);
+    attend(&pipe, &m);
+    client_attend(m.c, -1, NULL, NULL);
+    ck_assert_int_eq(write(pipe.ends[1], "o", 1), 1);
+    ck_assert_int_eq(sleep_once(&m, 1), 0);
+    ck_assert_int_eq(atomic_load(&pipe.taken), 0);
+    attended_close(&pipe);
     monitor_close(&m);
 }
 END_TEST
@@ -395,5 +486,8 @@ int main(void)
     unit_add(suite, "qemu/client/call/closed-at-the-far-end", closed_at_the_far_end);
     unit_add(suite, "qemu/client/call/with-a-descriptor", with_a_descriptor);
     unit_add(suite, "qemu/client/call/woken", woken);
+    unit_add(suite, "qemu/client/call/attended", attended_in_a_call);
+    unit_add(suite, "qemu/client/call/attended/bad", attended_and_bad);
+    unit_add(suite, "qemu/client/call/attended/no-more", attended_no_more);
     return unit_run(suite);
 }

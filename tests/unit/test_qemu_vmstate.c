@@ -179,7 +179,7 @@ END_TEST
 static void open_pair(struct vmstate *s, int *theirs)
 {
     struct error *err = NULL;
-    expect_ok(vmstate_open(s, theirs, &err), err);
+    expect_ok(vmstate_open(s, 10, theirs, &err), err);
     ck_assert(!(fcntl(*theirs, F_GETFL) & O_NONBLOCK));
 }
 
@@ -189,15 +189,15 @@ START_TEST(collected)
     struct vmstate s;
     int theirs;
     open_pair(&s, &theirs);
-    expect_ok(vmstate_collect(&s, 10, &err), err);
+    expect_ok(vmstate_collect(&s, &err), err);
     ck_assert_uint_eq(s.length, 0);
     ck_assert_int_eq(send(theirs, "01234", 5, 0), 5);
-    expect_ok(vmstate_collect(&s, 10, &err), err);
+    expect_ok(vmstate_collect(&s, &err), err);
     ck_assert_int_eq(send(theirs, "56789", 5, 0), 5);
-    expect_ok(vmstate_collect(&s, 10, &err), err);
+    expect_ok(vmstate_collect(&s, &err), err);
     ck_assert(!s.ended);
     close(theirs);
-    expect_ok(vmstate_collect(&s, 10, &err), err);
+    expect_ok(vmstate_collect(&s, &err), err);
     ck_assert(s.ended);
     ck_assert_uint_eq(s.length, 10);
     ck_assert_mem_eq(s.bytes, "0123456789", 10);
@@ -214,7 +214,7 @@ START_TEST(too_much)
     int theirs;
     open_pair(&s, &theirs);
     ck_assert_int_eq(send(theirs, "0123456789a", 11, 0), 11);
-    ck_assert(!vmstate_collect(&s, 10, &err));
+    ck_assert(!vmstate_collect(&s, &err));
     expect_error(err, "state-too-large", "more than 10 bytes");
     vmstate_close(&s);
     close(theirs);
