@@ -56,13 +56,19 @@ int wait_any_until(struct pollfd *fds, unsigned count, uint64_t deadline_ns, con
     return n > 0 && deadline_ns && clock_ns() >= deadline_ns ? 0 : n;
 }
 
+void wait_set_timeout(const struct wait *w, struct error **errp)
+{
+    error_set(errp, "timeout", "No answer from %s%s%s%s within %d ms", w->what, w->peer ? " (" : "",
+              w->peer ? w->peer : "", w->peer ? ")" : "", w->timeout_ms);
+}
+
 bool wait_fd(int fd, short events, const struct wait *w, struct error **errp)
 {
     struct pollfd one = {.fd = fd, .events = events};
     uint64_t deadline = w->timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)w->timeout_ms * NS_PER_MS;
     int n = wait_any(&one, 1, deadline, w, errp);
     if (n == 0) {
-        error_set(errp, "timeout", "No answer from %s within %d ms", w->what, w->timeout_ms);
+        wait_set_timeout(w, errp);
     }
     return n > 0;
 }

@@ -19,7 +19,11 @@ struct wait {
     int cancel_fd;    /* readable: give up with the error "cancelled"; -1: can't be cancelled */
     int timeout_ms;   /* of silence, counted anew by each wait_fd; -1: for ever */
     const char *what; /* "the destination", for the error text */
+    const char *peer; /* where it is, "tcp:192.0.2.1:4444", for the same; NULL: not known */
 };
+
+/* The error "timeout": no answer within the wait's time, and from whom. */
+void wait_set_timeout(const struct wait *w, struct error **errp);
 
 /* True when `events` (of poll) or an error or hang-up showed on fd. */
 bool wait_fd(int fd, short events, const struct wait *w, struct error **errp);

@@ -25,21 +25,14 @@ static bool connect_peer(struct outgoing *o, struct error **errp)
 {
     struct wait peer = job_peer_wait(o->job);
     struct wait patient = job_patient_wait(o->job);
-    uint64_t start = clock_ns();
     struct channel *channel = endpoint_connect(o->job->endpoint, &peer, errp);
     if (!channel) {
         return false;
     }
-    o->peer_ns = clock_ns() - start;
     stream_open(&o->stream, channel, &patient, &peer);
     o->stream.written = &o->job->counters.transferred;
     o->stream.placed = &o->job->counters.placed;
-    start = clock_ns();
-    bool ok = handshake_offer(o->job, &o->stream, o->ram, o->disks.disks, errp);
-    if (!o->disks.disks) { /* an answer that waits for disks tells nothing of the link */
-        o->peer_ns = clock_ns() - start;
-    }
-    return ok;
+    return handshake_offer(o->job, &o->stream, o->ram, o->disks.disks, errp);
 }
 
 static bool share_ram(struct outgoing *o, struct error **errp)

@@ -33,8 +33,8 @@ struct outgoing {
     struct xbzrle xbzrle;
     struct disk_saver disks; /* its disks NULL: none move */
     uint64_t synced_ns;      /* of the last dirty bitmap synchronisation; 0: none */
-    uint64_t request_ns;     /* what one request to the VMM takes */
-    uint64_t peer_ns;        /* what one exchange with the peer takes */
+    uint64_t sync_ns;        /* what the last synchronisation took */
+    uint64_t request_ns;     /* the quickest request to the VMM in this round; UINT64_MAX: none */
     uint64_t stopped_ns;     /* when the guest stopped */
     uint64_t early_ns;       /* of the time since then, what the round before the last one took */
     uint64_t ready_ns;       /* when the destination was ready */

@@ -24,7 +24,7 @@ static bool tracker_sync(void *opaque, struct ram *ram, struct error **errp)
     }
     uint64_t start = clock_ns();
     bool ok = o->job->guest->ops->log_sync(o->job->guest, dirty, &w, errp);
-    o->request_ns = clock_ns() - start;
+    o->sync_ns = clock_ns() - start;
     return ok && o->job->guest->ops->log_settle(o->job->guest, &w, errp);
 }
 
@@ -36,7 +36,11 @@ static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t
     if (wait_cancelled(&w, errp)) {
         return false; /* chunks of zeroes may go by without a request or a write */
     }
-    return o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
+    uint64_t start = clock_ns();
+    bool ok = o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
+    uint64_t took_ns = clock_ns() - start;
+    o->request_ns = took_ns < o->request_ns ? took_ns : o->request_ns;
+    return ok;
 }
 
 uint64_t outgoing_remaining(const struct outgoing *o)
@@ -127,10 +131,20 @@ void outgoing_record_add(struct outgoing *o, struct history_round *r)
 
 /* ---- when to stop ---- */
 
-/* What stopping, loading and starting cost besides the bytes: a request or two to each end. */
+/* Requests to the VMM while its guest stands still: to stop, to save, to hand over. */
+#define STOP_REQUESTS 3u
+/* Exchanges with the peer meanwhile: END and READY, GO and RUNNING. */
+#define STOP_EXCHANGES 2u
+
+/*
+ * What stopping, loading and starting cost besides the bytes.  All of it is measured anew in each
+ * round: one slow answer is not held against a job for the rest of its life.
+ */
 static double fixed_downtime_ms(const struct outgoing *o)
 {
-    return ns_to_ms(4 * o->request_ns + 2 * o->peer_ns);
+    uint64_t request_ns = o->request_ns == UINT64_MAX ? 0 : o->request_ns;
+    return ns_to_ms(o->sync_ns + STOP_REQUESTS * request_ns +
+                    STOP_EXCHANGES * channel_round_trip_ns(o->stream.channel));
 }
 
 static double expect_downtime(struct outgoing *o)
@@ -185,6 +199,7 @@ static bool between_rounds(struct outgoing *o, bool within, struct error **errp)
 static bool live_round(struct outgoing *o, enum ram_round kind, struct error **errp)
 {
     struct history_round record = outgoing_record(o);
+    o->request_ns = UINT64_MAX;
     if (!outgoing_round(o, kind, errp) || !outgoing_sync(o, errp)) {
         return false;
     }

@@ -59,6 +59,9 @@ struct channel_ops {
      * closed, or exited with status 0.  For channels that go one way.
      */
     bool (*finish)(struct channel *c, const struct wait *w, struct error **errp);
+    /* round_trip_ns: the shortest time lately from this end to the other and back; 0, or NULL: it
+     * is not known. */
+    uint64_t (*round_trip_ns)(struct channel *c);
     /* end_writing: the peer reads the end of the stream; reading goes on. */
     void (*end_writing)(struct channel *c);
     void (*close)(struct channel *c);
@@ -104,6 +107,11 @@ static inline ssize_t channel_read(struct channel *c, void *buf, size_t room, co
 static inline bool channel_readable(struct channel *c)
 {
     return c->ops->readable(c);
+}
+
+static inline uint64_t channel_round_trip_ns(struct channel *c)
+{
+    return c->ops->round_trip_ns ? c->ops->round_trip_ns(c) : 0;
 }
 
 static inline bool channel_finish(struct channel *c, const struct wait *w, struct error **errp)

@@ -6,7 +6,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -38,6 +42,15 @@ static ssize_t write_some(struct fd_channel *c, struct iovec *iov, int iovcnt)
     return sendmsg(c->fd, &msg, MSG_NOSIGNAL);
 }
 
+/* Whoever it waits for is named in the error. */
+static bool wait_for(const struct fd_channel *c, short events, const struct wait *w,
+                     struct error **errp)
+{
+    struct wait named = *w;
+    named.peer = c->peer;
+    return wait_fd(c->fd, events, &named, errp);
+}
+
 bool fd_channel_write(struct channel *channel, struct iovec *iov, int iovcnt, const struct wait *w,
                       struct error **errp)
 {
@@ -48,7 +61,7 @@ bool fd_channel_write(struct channel *channel, struct iovec *iov, int iovcnt, co
         if (n >= 0) {
             iovcnt = iov_advance(&iov, iovcnt, (size_t)n);
         } else if (errno == EAGAIN) {
-            if (!wait_fd(c->fd, POLLOUT, w, errp)) {
+            if (!wait_for(c, POLLOUT, w, errp)) {
                 return false;
             }
         } else if (errno == EFAULT) {
@@ -93,7 +106,7 @@ static bool await_bytes(struct fd_channel *c, const struct wait *w, struct error
         return true;
     }
     uint64_t start = clock_ns();
-    bool ok = wait_fd(c->fd, POLLIN, w, errp);
+    bool ok = wait_for(c, POLLIN, w, errp);
     c->spins = clock_ns() - start < SPIN_NS;
     return ok;
 }
@@ -126,6 +139,23 @@ bool fd_channel_readable(struct channel *channel)
     struct fd_channel *c = (struct fd_channel *)channel;
     struct pollfd fd = {.fd = c->fd, .events = POLLIN};
     return poll(&fd, 1, 0) > 0;
+}
+
+/*
+ * The kernel's minimum of the last minutes: what is queued for a full link does not count, nor does
+ * a packet that was lost (tcp(7), TCP_INFO).
+ */
+static uint64_t fd_channel_round_trip_ns(struct channel *channel)
+{
+    struct fd_channel *c = (struct fd_channel *)channel;
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+    if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 ||
+        length < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
+        info.tcpi_min_rtt == UINT32_MAX) {
+        return 0;
+    }
+    return (uint64_t)info.tcpi_min_rtt * 1000; /* us */
 }
 
 /* ---- the end ---- */
@@ -169,6 +199,7 @@ const struct channel_ops fd_channel_ops = {
     .in_place = true,
     .readable = fd_channel_readable,
     .finish = fd_channel_finish,
+    .round_trip_ns = fd_channel_round_trip_ns,
     .end_writing = fd_channel_end_writing,
     .close = fd_channel_close,
 };
@@ -197,7 +228,9 @@ bool socket_await_connect(int fd, const char *peer, const struct wait *w, struct
 {
     int err = 0;
     socklen_t length = sizeof(err);
-    if (!wait_fd(fd, POLLOUT, w, errp)) {
+    struct wait named = *w;
+    named.peer = peer;
+    if (!wait_fd(fd, POLLOUT, &named, errp)) {
         return false;
     }
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &length);
@@ -217,6 +250,23 @@ struct socket_listener {
     char *unlink_path;
 };
 
+/* The other end of a connection, as far as it has an address of its own. */
+static void name_peer(int fd, const char *address, char *peer, size_t size)
+{
+    struct sockaddr_storage addr = {0};
+    socklen_t length = sizeof(addr);
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    bool named = getpeername(fd, (struct sockaddr *)&addr, &length) == 0 &&
+                 addr.ss_family != AF_UNIX &&
+                 getnameinfo((struct sockaddr *)&addr, length, host, sizeof(host), port,
+                             sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) == 0;
+    if (named) {
+        snprintf(peer, size, strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+    } else {
+        snprintf(peer, size, "%s", address);
+    }
+}
+
 static struct channel *socket_accept(struct listener *listener, const struct wait *w,
                                      struct error **errp)
 {
@@ -224,7 +274,9 @@ static struct channel *socket_accept(struct listener *listener, const struct wai
     for (;;) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
-            return fd_channel_new(fd, l->address);
+            char peer[FD_CHANNEL_PEER];
+            name_peer(fd, l->address, peer, sizeof(peer));
+            return fd_channel_new(fd, peer);
         }
         if (errno == EAGAIN || errno == ECONNABORTED) {
             if (!wait_fd(l->fd, POLLIN, w, errp)) {

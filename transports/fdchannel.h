@@ -6,12 +6,14 @@
 #include "transports/channel.h"
 #include "transports/transport.h"
 
+#define FD_CHANNEL_PEER 64
+
 struct fd_channel {
     struct channel channel;
     int fd;
     bool is_socket;
-    bool spins;    /* the last wait for bytes was short */
-    char peer[64]; /* for error texts: "tcp:127.0.0.1:4444" */
+    bool spins;                 /* the last wait for bytes was short */
+    char peer[FD_CHANNEL_PEER]; /* for error texts: "tcp:127.0.0.1:4444" */
 };
 
 extern const struct channel_ops fd_channel_ops;

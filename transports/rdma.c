@@ -273,10 +273,12 @@ static struct channel *rdma_connect_endpoint(struct endpoint *endpoint, const st
     struct addrinfo *found = resolve(e->host ? e->host : "localhost", e->port, false, w, errp);
     struct channel *channel = NULL;
     struct error *err = NULL;
+    struct wait named = *w;
+    named.peer = e->uri;
     for (struct addrinfo *ai = found; ai && !channel; ai = ai->ai_next) {
         error_free(err);
         err = NULL;
-        channel = connect_to(ai, e->uri, w, &err);
+        channel = connect_to(ai, e->uri, &named, &err);
         if (!channel && wait_cancelled(w, NULL)) {
             break;
         }

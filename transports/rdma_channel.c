@@ -370,7 +370,9 @@ static bool check_silence(struct rdma_channel *c, const struct wait *w, struct e
         rdma_write(c, RDMA_WORK_PROBE, NULL, 0, 0, 0, 0);
     }
     if (w->timeout_ms >= 0 && now >= c->heard_ns + (uint64_t)w->timeout_ms * NS_PER_MS) {
-        error_set(errp, "timeout", "No answer from %s within %d ms", w->what, w->timeout_ms);
+        struct wait named = *w;
+        named.peer = c->peer;
+        wait_set_timeout(&named, errp);
         return false;
     }
     return true;

@@ -3,6 +3,7 @@
 
 #include "common/cleanup.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
@@ -21,6 +22,20 @@ static bool port_is_good(const char *port)
     return port[0] >= '0' && port[0] <= '9' && !*end && !errno && n <= 65535;
 }
 
+/* Names are letters, digits, '-', '_' and '.'; addresses have ':', and '%' before their scope. What
+ * is not ASCII is for the resolver to judge. */
+static bool host_is_good(const char *host, size_t length)
+{
+    static const char others[] = "-_.:%";
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)host[i];
+        if (c < 0x80 && !isalnum(c) && (!c || !strchr(others, c))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool host_port_split(const char *text, char **host, char **port)
 {
     const char *colon = strrchr(text, ':');
@@ -35,6 +50,9 @@ bool host_port_split(const char *text, char **host, char **port)
         n -= 2;
     } else if (memchr(text, ':', n)) {
         return false; /* an IPv6 address without brackets */
+    }
+    if (!host_is_good(from, n)) {
+        return false;
     }
     *host = n ? strndup(from, n) : NULL;
     *port = strdup(colon + 1);

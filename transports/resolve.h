@@ -11,7 +11,8 @@ struct addrinfo;
 
 /*
  * Splits HOST:PORT or [HOST]:PORT into copies, *host NULL where it is empty.  False, and both NULL,
- * when it is neither: an IPv6 address without brackets, a port that is no number up to 65535.
+ * when it is neither: an IPv6 address without brackets, a port that is no number up to 65535, a
+ * host with a character that no name or address has ("//host").
  */
 bool host_port_split(const char *text, char **host, char **port);
 

@@ -54,6 +54,34 @@ def test_downtime(scene):
     assert info["setup-time"] <= info["total-time"]
 
 
+@path("measures/one-slow-answer")
+def test_slow_answer(scene):
+    """One delay of the link, longer than the guest may stand still, is not expected of every answer
+    after it: the guest moves."""
+    source, target = scene.pair()
+    source.do("dirty 0 2048 1000000")
+    late = []
+
+    def delay(relay, way, data):
+        if way == "back" and not late:
+            late.append(way)
+            time.sleep(0.4)  # what the link takes
+        return data
+
+    relay = scene.relay(scene.b.listen(), on_data=delay)
+    scene.a.set(max_bandwidth=64 * MIB, downtime_limit=0)
+    scene.a.migrate(relay.uri)
+    scene.a.reach("active")
+    eventually(lambda: scene.a.info()["ram"]["dirty-sync-count"] > 3, what="a few rounds")
+    assert scene.a.info()["expected-downtime"] < 2 * 400
+    scene.a.set(downtime_limit=300)
+    scene.a.complete()
+    scene.b.complete()
+    target.do("dirty-stop")
+    assert late
+    check_moved(source, target)
+
+
 @path("measures/rate-limit/{limit}-MiB")
 @pytest.mark.parametrize("limit", [2, 8])
 def test_rate_limit(scene, limit):

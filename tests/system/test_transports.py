@@ -411,6 +411,9 @@ def test_no_rdma_device(scene, command):
     ("tcp/port-too-large", "tcp:localhost:65536", "uri-invalid"),
     ("tcp/port-no-number", "tcp:localhost:x", "uri-invalid"),
     ("tcp/ipv6-without-brackets", "tcp:::1:4444", "uri-invalid"),
+    ("tcp/as-a-url", "tcp://localhost:4444", "uri-invalid"),
+    ("tcp/space", "tcp:local host:4444", "uri-invalid"),
+    ("rdma/as-a-url", "rdma://localhost:4444", "uri-invalid"),
     ("unix/no-path", "unix:", "uri-invalid"),
     ("unix/path-too-long", "unix:/" + "x" * 200, "uri-invalid"),
     ("exec/no-command", "exec:", "uri-invalid"),
@@ -429,3 +432,31 @@ def test_bad_uri(scene, what, uri, code):
         if code == "uri-unknown":
             assert refused.value.desc == f"unknown migration protocol: {uri}"
         assert host.info() == {}
+
+
+# ---- peers that do not answer ----
+
+@path("transports/tcp/silence/{who}")
+@pytest.mark.parametrize("who", ["drops-connections", "says-nothing"])
+def test_silence(scene, who):
+    """Whose silence it is stands in the error."""
+    scene.a.scripted()
+    uri = full(scene) if who == "drops-connections" else scene.mute()
+    scene.a.set(peer_timeout=300, guest_timeout=1)
+    scene.a.migrate(uri)
+    scene.a.fail(GUEST, "No answer", f"({uri})")
+    assert scene.a.info()["error-code"] == "timeout"
+
+
+def full(scene):
+    """A port whose queue is full: the kernel drops what comes, as a firewall does; its URI."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    scene.sockets.append(listener)
+    callers = [socket.socket() for _ in range(4)]
+    scene.sockets.extend(callers)
+    for caller in callers:
+        caller.setblocking(False)
+        caller.connect_ex(listener.getsockname())
+    return f"tcp:127.0.0.1:{listener.getsockname()[1]}"
