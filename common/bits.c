@@ -52,3 +52,12 @@ uint64_t bits_count(const uint64_t *map, uint64_t first, uint64_t end)
     }
     return count;
 }
+
+uint64_t bits_count_either(const uint64_t *a, const uint64_t *b, uint64_t nbits)
+{
+    uint64_t count = 0;
+    for (size_t w = 0; (uint64_t)w * BITS_PER_WORD < nbits; w++) {
+        count += (unsigned)__builtin_popcountll((a[w] | b[w]) & bits_mask_in_word(w, 0, nbits));
+    }
+    return count;
+}

@@ -55,6 +55,9 @@ void bits_clear_range(uint64_t *map, uint64_t first, uint64_t end);
 uint64_t bits_next_set(const uint64_t *map, uint64_t from, uint64_t end);
 uint64_t bits_next_clear(const uint64_t *map, uint64_t from, uint64_t end);
 
+/* How many of the first `nbits` bits are set in either map. */
+uint64_t bits_count_either(const uint64_t *a, const uint64_t *b, uint64_t nbits);
+
 /* How many bits of [first, end) are set. */
 uint64_t bits_count(const uint64_t *map, uint64_t first, uint64_t end);
 

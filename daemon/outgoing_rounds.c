@@ -221,6 +221,7 @@ static void begin(struct outgoing *o)
         .sink = o->stream.sink,
         .counters = &o->job->counters.ram,
         .delta = o->xbzrle.delta,
+        .exact = o->job->capabilities[CAPABILITY_VERIFY],
     };
     outgoing_disks_begin(o);
     ram_save_begin(&o->saver); /* whoever sees `active` sees what remains */

@@ -34,6 +34,7 @@ static void block_close(struct ram_block *b)
     }
     free(b->dirty);
     free(b->populated);
+    free(b->existing);
     free(b->mapped);
     close(b->fd);
 }
@@ -131,8 +132,9 @@ bool ram_add(struct ram *ram, const char *name, int fd, uint64_t offset, uint64_
     size_t bytes = bits_words(b.pages) * sizeof(uint64_t);
     b.dirty = calloc(1, bytes);
     b.populated = calloc(1, bytes);
+    b.existing = calloc(1, bytes);
     b.mapped = calloc(1, bytes);
-    if (!b.dirty || !b.populated || !b.mapped) {
+    if (!b.dirty || !b.populated || !b.existing || !b.mapped) {
         error_set(errp, "no-memory", "No memory for the bitmaps of RAM block '%s'", name);
         block_close(&b);
         return false;

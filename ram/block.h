@@ -33,8 +33,9 @@ struct ram_block {
     uint64_t *dirty; /* source: pages still to send */
     /* Destination: pages that hold what was received.  Source: pages that were placed, if any. */
     uint64_t *populated;
-    uint64_t *mapped; /* Destination: pages that `map` holds without a fault */
-    bool no_pwrite;   /* hugetlbfs: fill it through the mapping */
+    uint64_t *existing; /* Source: pages that existed when they were looked at last */
+    uint64_t *mapped;   /* Destination: pages that `map` holds without a fault */
+    bool no_pwrite;     /* hugetlbfs: fill it through the mapping */
 };
 
 struct ram {

@@ -6,6 +6,7 @@
 #include "ram/delta.h"
 #include "ram/extent.h"
 #include "ram/fault.h"
+#include "ram/returned.h"
 #include "ram/zero.h"
 
 #include <stdlib.h>
@@ -27,6 +28,7 @@
 struct sweep {
     struct ram_saver *saver;
     enum ram_round kind;
+    bool returned; /* pages have become holes without a report */
     struct ram_block *block;
     unsigned index;
     struct extent_cursor cursor;
@@ -289,6 +291,7 @@ static bool send_unit(struct sweep *s, uint64_t first, uint64_t end, struct erro
         ram_vanished(s->block, errp);
         return false;
     }
+    bits_set_range(s->block->existing, first, end);
     uint64_t at = 0;
     while (at < c.pages) {
         bool zero = bits_test(c.zero, at);
@@ -324,17 +327,49 @@ static bool send_existing(struct sweep *s, uint64_t first, uint64_t end, struct 
     return true;
 }
 
+/* A page that became a hole is sent as zeroes and not read. */
+static bool put_hole(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    bits_clear_range(s->block->existing, first, end);
+    return first == end || put_zero(s, first, end, errp);
+}
+
+static bool send_units(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    bool ok = true;
+    for (uint64_t at = first; ok && at < end; at += UNIT_PAGES) {
+        ok = send_unit(s, at, end - at < UNIT_PAGES ? end : at + UNIT_PAGES, errp);
+    }
+    return ok;
+}
+
+/* Where pages were returned: no hole is read, which would make it exist again. */
+static bool send_around_holes(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
+{
+    uint64_t from, stop;
+    while (extent_next(s->block, &s->cursor, first, end, &from, &stop)) {
+        if (!put_hole(s, first, from, errp) || !send_units(s, from, stop, errp)) {
+            return false;
+        }
+        first = stop;
+    }
+    return put_hole(s, first, end, errp);
+}
+
 /*
- * What later rounds do: a page that became a hole is news, sent as zeroes and not read.  Holes are
- * looked for at the start of each unit, which costs little: those behind its first data are read.
+ * What later rounds do.  Holes are looked for at the start of each unit, which costs little: those
+ * behind its first data are read.
  */
 static bool send_dirty(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {
+    if (s->returned) {
+        return send_around_holes(s, first, end, errp);
+    }
     for (uint64_t at = first; at < end;) {
         uint64_t unit_end = end - at < UNIT_PAGES ? end : at + UNIT_PAGES;
         uint64_t from =
             unit_end - at < HOLE_CHECK_PAGES ? at : extent_skip_hole(s->block, at, unit_end);
-        if ((from > at && !put_zero(s, at, from, errp)) ||
+        if (!put_hole(s, at, from, errp) ||
             (from < unit_end && !send_unit(s, from, unit_end, errp))) {
             return false;
         }
@@ -368,10 +403,42 @@ static bool send_chunk(struct sweep *s, uint64_t first, uint64_t end, struct err
     return true;
 }
 
+/* The returned pages of a hole.  They were not dirty: nothing more is to be read of them, and what
+ * is written to them from now on is reported. */
+static bool send_returned_range(struct sweep *s, uint64_t at, uint64_t end, struct error **errp)
+{
+    uint64_t first, last;
+    while (ram_next_returned(s->block, &at, end, &first, &last)) {
+        count(&s->saver->counters->remaining, last - first);
+        if (!put_hole(s, first, last, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool send_returned(struct sweep *s, struct error **errp)
+{
+    const struct record_pacer *pacer = &s->saver->pacer;
+    struct extent_cursor cursor = {0};
+    const uint64_t pages = s->block->pages;
+    uint64_t at = 0, from, stop;
+    while (extent_next(s->block, &cursor, at, pages, &from, &stop)) {
+        if (!pacer->check(pacer->opaque, errp) || !send_returned_range(s, at, from, errp)) {
+            return false;
+        }
+        at = stop;
+    }
+    return send_returned_range(s, at, pages, errp);
+}
+
 static bool send_block(struct sweep *s, struct error **errp)
 {
     const struct ram_block *b = s->block;
     uint64_t at = 0;
+    if (s->returned && !send_returned(s, errp)) {
+        return false;
+    }
     while ((at = bits_next_set(b->dirty, at, b->pages)) < b->pages) {
         uint64_t first = at / RAM_CHUNK_PAGES * RAM_CHUNK_PAGES;
         uint64_t end = b->pages - first < RAM_CHUNK_PAGES ? b->pages : first + RAM_CHUNK_PAGES;
@@ -409,6 +476,8 @@ bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error *
     s->saver = saver;
     s->batch.saver = saver;
     s->kind = kind;
+    s->returned = kind != RAM_ROUND_FIRST &&
+                  ((saver->exact && kind == RAM_ROUND_STOPPED) || ram_has_returned(saver->ram));
     if (has_deltas(s)) {
         ram_delta_begin_round(saver->delta, kind == RAM_ROUND_STOPPED);
     }

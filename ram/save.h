@@ -9,7 +9,7 @@
  * from the mapping in the same writev that carries the heads.  With deltas (delta.h) pages that
  * were sent before go as what has changed in them.  Where the sink places pages at the peer itself,
  * only the heads go into the stream; a page that was placed stays so, and is zeroed by placing
- * zeroes.
+ * zeroes.  Pages that the guest has returned to its host since go as zeroes, too (returned.h).
  *
  * Everything runs on the job's thread; only the counters are read by others.
  */
@@ -59,6 +59,8 @@ struct ram_saver {
     struct record_sink sink;
     struct ram_counters *counters;
     struct ram_delta *delta; /* NULL: pages go whole */
+    bool exact; /* pages returned to the host (returned.h) are looked for before the end in any case
+                 */
 };
 
 enum ram_round {

@@ -44,7 +44,8 @@ struct migration {
     /* The tracker's script: pages that the next sync reports. */
     uint64_t *written[BLOCKS];
     bool sync_fails;
-    uint64_t clears; /* calls */
+    uint64_t returned; /* pages that the next round sends beside those that are dirty */
+    uint64_t clears;   /* calls */
     /* Called by clear, as a guest that writes at that moment. */
     void (*on_clear)(struct migration *m, unsigned block, uint64_t first);
     /* The pacer's. */
@@ -86,5 +87,7 @@ void guest_writes(struct migration *m, unsigned block, uint64_t first, uint64_t 
                   uint64_t seed);
 void guest_zeroes(struct migration *m, unsigned block, uint64_t first, uint64_t count);
 void guest_frees(struct migration *m, unsigned block, uint64_t first, uint64_t count);
+/* The same, which nothing reports. */
+void guest_returns(struct migration *m, unsigned block, uint64_t first, uint64_t count);
 
 #endif

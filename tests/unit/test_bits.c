@@ -54,6 +54,22 @@ static void expect_same(const struct pair *p)
     }
 }
 
+START_TEST(either)
+{
+    struct pair a = {0}, b = {0};
+    uint64_t seed = 3, first, end;
+    for (int i = 0; i < 100; i++) {
+        random_range(&seed, &first, &end);
+        set_both(i % 2 ? &a : &b, first, end, i % 3);
+        uint64_t nbits = next_random(&seed) % (NBITS + 1), count = 0;
+        for (uint64_t bit = 0; bit < nbits; bit++) {
+            count += a.model[bit] || b.model[bit];
+        }
+        ck_assert_uint_eq(bits_count_either(a.map, b.map, nbits), count);
+    }
+}
+END_TEST
+
 START_TEST(ranges)
 {
     struct pair p = {0};
@@ -135,6 +151,7 @@ int main(void)
 {
     Suite *suite = suite_create("common/bits");
     unit_add(suite, "common/bits/ranges", ranges);
+    unit_add(suite, "common/bits/either", either);
     unit_add(suite, "common/bits/searches", searches);
     unit_add(suite, "common/bits/single-bits", single_bits);
     unit_add(suite, "common/bits/empty-ranges", empty_ranges);

@@ -225,6 +225,73 @@ START_TEST(holes_filled_before_the_clear)
 }
 END_TEST
 
+/* ---- pages that are returned to the host, which nothing reports ---- */
+
+static void returned(enum ram_round kind)
+{
+    struct migration m;
+    migration_open(&m, NULL);
+    guest_writes(&m, 0, 0, LOW, 1);
+    guest_writes(&m, 1, 0, HIGH, 2);
+    round_of(&m, RAM_ROUND_FIRST);
+    round_of(&m, RAM_ROUND_LATER); /* takes the reports of the above */
+    guest_returns(&m, 0, 3, 1);
+    guest_returns(&m, 0, RAM_CHUNK_PAGES - 10, 20); /* in two chunks */
+    guest_returns(&m, 1, HIGH - 1, 1);
+    guest_writes(&m, 0, RAM_CHUNK_PAGES, 2, 7); /* and taken again */
+    guest_writes(&m, 0, 4, 1, 8);
+    note_written(&m, 1, HIGH - 3, 3); /* written, and then returned */
+    uint64_t before = source_allocated(&m);
+    m.returned = 1 + 20 - 2;
+    round_of(&m, kind);
+    ck_assert_uint_eq(source_allocated(&m), before); /* none was read */
+    ck_assert_uint_eq(m.saved.remaining, 0);
+    ck_assert_uint_eq(file_allocated(m.destination.fds[0]), file_allocated(m.source.fds[0]));
+    expect_arrived(&m);
+    expect_closed_well(&m);
+}
+
+START_TEST(returned_in_a_live_round)
+{
+    returned(RAM_ROUND_LATER);
+}
+END_TEST
+
+START_TEST(returned_in_the_last_round)
+{
+    returned(RAM_ROUND_STOPPED);
+}
+END_TEST
+
+/* Holes that were read make up for those that were punched: only who looks for holes finds them. */
+static void returned_and_hidden(bool exact)
+{
+    struct migration m;
+    migration_open(&m, NULL);
+    guest_writes(&m, 0, 0, 100, 1);
+    m.saver.exact = exact;
+    round_of(&m, RAM_ROUND_FIRST);
+    round_of(&m, RAM_ROUND_LATER); /* takes the reports of the above */
+    guest_returns(&m, 0, 10, 5);
+    file_fill(m.source.fds[0], 200, 5, 0); /* as a reader's fault does */
+    m.returned = exact ? 5 : 0;
+    round_of(&m, RAM_ROUND_STOPPED);
+    ck_assert_uint_eq(file_allocated(m.destination.fds[0]), (exact ? 95 : 100) * PAGE);
+    expect_closed_well(&m);
+}
+
+START_TEST(returned_and_hidden_from_the_count)
+{
+    returned_and_hidden(false);
+}
+END_TEST
+
+START_TEST(returned_and_found_where_it_matters)
+{
+    returned_and_hidden(true);
+}
+END_TEST
+
 START_TEST(random_rounds)
 {
     struct migration m;
@@ -403,6 +470,10 @@ int main(void)
     unit_add(suite, "ram/save/freed-pages-are-not-read", freed_pages_are_not_read);
     unit_add(suite, "ram/save/writes-behind-the-clear", writes_behind_the_clear);
     unit_add(suite, "ram/save/holes-filled-before-the-clear", holes_filled_before_the_clear);
+    unit_add(suite, "ram/save/returned/live", returned_in_a_live_round);
+    unit_add(suite, "ram/save/returned/stopped", returned_in_the_last_round);
+    unit_add(suite, "ram/save/returned/hidden", returned_and_hidden_from_the_count);
+    unit_add(suite, "ram/save/returned/exact", returned_and_found_where_it_matters);
     unit_add(suite, "ram/save/random-rounds", random_rounds);
     unit_add(suite, "ram/save/tiny-allowances", tiny_allowances);
     unit_add(suite, "ram/save/large-allowances", large_allowances);
