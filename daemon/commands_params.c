@@ -5,6 +5,8 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- checks: all of a request is checked before any of it is applied ---- */
@@ -154,6 +156,20 @@ static void cmd_set_speed(struct qmp_request *req, json_t *args, void *opaque)
     }
 }
 
+#define REAL_TEXT 32
+
+/* The shortest text that stands for this very number: what a client has written, as a rule. */
+static const char *real_text(double value, char text[REAL_TEXT])
+{
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, REAL_TEXT, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) {
+            break;
+        }
+    }
+    return text;
+}
+
 /* Seconds, unlike everywhere else. */
 static void cmd_set_downtime(struct qmp_request *req, json_t *args, void *opaque)
 {
@@ -164,9 +180,10 @@ static void cmd_set_downtime(struct qmp_request *req, json_t *args, void *opaque
         return;
     }
     if (!(seconds >= 0 && seconds * 1000 <= (double)info->max)) {
+        char text[REAL_TEXT];
         qmp_fail(req,
-                 error_new("parameter-range", "Parameter 'value' is %g seconds; it may be 0 to %g",
-                           seconds, (double)info->max / 1000));
+                 error_new("parameter-range", "Parameter 'value' is %s seconds; it may be 0 to %g",
+                           real_text(seconds, text), (double)info->max / 1000));
         return;
     }
     set_one(req, e, PARAM_DOWNTIME_LIMIT, (json_int_t)llround(seconds * 1000));

@@ -33,12 +33,33 @@ static void set_ms_real(json_t *object, const char *key, _Atomic uint64_t *ns)
     set_real(object, key, ns_to_ms(atomic_load(ns)));
 }
 
+/* Of a job that has ended, per second since its setup: its last window may have been empty. */
+static double whole_rate(struct job *job, uint64_t value)
+{
+    uint64_t setup = atomic_load(&job->times.setup), end = atomic_load(&job->times.end);
+    return setup && end > setup ? (double)value * (double)NS_PER_SEC / (double)(end - setup) : 0;
+}
+
+static void set_rates(json_t *ram, struct job *job, enum job_status status, uint64_t pages)
+{
+    struct job_counters *c = &job->counters;
+    bool ended = job_status_is_terminal(status);
+    double mbps = ended ? whole_rate(job, atomic_load(&c->transferred)) * 8 / 1e6
+                        : job_load_double(&c->mbps_bits);
+    double per_second = ended ? whole_rate(job, pages) : job_load_double(&c->pages_per_second_bits);
+    set_real(ram, "mbps", mbps);
+    set_int(ram, "pages-per-second", (uint64_t)per_second);
+}
+
 /* `normal` and `duplicate`: an outgoing job counts what it sent, an incoming what it put in place.
  */
-static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status status)
+static json_t *ram_info(struct job *job, enum job_status status)
 {
+    struct job_counters *c = &job->counters;
+    bool outgoing = job->direction == JOB_OUTGOING;
     uint64_t normal = atomic_load(outgoing ? &c->ram.normal : &c->load.normal);
     uint64_t duplicate = atomic_load(outgoing ? &c->ram.duplicate : &c->load.duplicate);
+    uint64_t delta = atomic_load(outgoing ? &c->ram.delta : &c->load.delta);
     uint64_t remaining = atomic_load(&c->ram.remaining) << RAM_PAGE_SHIFT;
     /* Those of disks are counted after they were counted here: read before. */
     uint64_t of_disks = atomic_load(&c->disk.transferred);
@@ -54,10 +75,9 @@ static json_t *ram_info(struct job_counters *c, bool outgoing, enum job_status s
     set_int(ram, "normal", normal);
     set_int(ram, "normal-bytes", normal << RAM_PAGE_SHIFT);
     set_int(ram, "dirty-pages-rate", completed ? 0 : atomic_load(&c->dirty_rate));
-    set_real(ram, "mbps", job_load_double(&c->mbps_bits));
+    set_rates(ram, job, status, normal + duplicate + delta);
     set_int(ram, "dirty-sync-count", atomic_load(&c->rounds));
     set_int(ram, "page-size", RAM_PAGE_SIZE);
-    set_int(ram, "pages-per-second", (uint64_t)job_load_double(&c->pages_per_second_bits));
     set_int(ram, "precopy-bytes", transferred - in_downtime);
     set_int(ram, "downtime-bytes", in_downtime);
     uint64_t placed = atomic_load(outgoing ? &c->placed : &c->load.placed);
@@ -115,8 +135,7 @@ static uint64_t expected_downtime(struct job *job)
 static void add_progress(json_t *info, struct job *job, enum job_status status)
 {
     set_int(info, "setup-time", to_ms(atomic_load(&job->times.setup)));
-    bool outgoing = job->direction == JOB_OUTGOING;
-    json_object_set_new_nocheck(info, "ram", ram_info(&job->counters, outgoing, status));
+    json_object_set_new_nocheck(info, "ram", ram_info(job, status));
     if (atomic_load(&job->counters.disk.total)) {
         json_object_set_new_nocheck(info, "disk", disk_info(&job->counters, status));
     }
@@ -202,13 +221,13 @@ static json_t *job_info(struct job *job)
  */
 static json_t *orphan_info(const struct guest *g)
 {
-    struct job_counters unknown = {.total = g->ram};
+    struct job unknown = {.direction = JOB_OUTGOING, .counters = {.total = g->ram}};
     char uuid[JOB_UUID_TEXT];
     job_uuid_text(g->job, uuid);
     return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:o}", "status", "device", "direction",
                      "outgoing", "job", uuid, "handover", "undecided", "total-time", 0,
                      "setup-time", 0, "expected-downtime", 0, "ram",
-                     ram_info(&unknown, true, JOB_DEVICE));
+                     ram_info(&unknown, JOB_DEVICE));
 }
 
 static void add_blockers(json_t *info, const struct guest *g)

@@ -318,6 +318,8 @@ static void expire(struct guest *g)
 
 /* A guest_done as a client_done. */
 struct asked {
+    struct qemu *qemu;
+    int timeout_ms;
     guest_done *done;
     void *opaque;
 };
@@ -330,15 +332,44 @@ static void answered(void *opaque, json_t *reply, struct error *err)
     asked.done(asked.opaque, err);
 }
 
+/* QEMU before 9.0 says yes to `stop` and leaves a guest that sleeps as it is: it would run again at
+ * any moment. */
+static void stop_checked(void *opaque, json_t *reply, struct error *err)
+{
+    struct qemu *q = ((struct asked *)opaque)->qemu;
+    const char *status = json_string_value(json_object_get(reply, "status"));
+    if (!err && status && strcmp(status, "suspended") == 0) {
+        atomic_store(&q->stop_wanted, false);
+        error_set(&err, "guest-state",
+                  "Guest '%s' sleeps (ACPI S3), and this QEMU does not stop it: wake it first "
+                  "(system_wakeup in QEMU)",
+                  q->guest.name);
+    }
+    answered(opaque, NULL, err);
+}
+
+static void stop_answered(void *opaque, json_t *reply, struct error *err)
+{
+    const struct client_command command = {.name = "query-status"};
+    const struct asked *asked = opaque;
+    (void)reply;
+    if (err) {
+        answered(opaque, NULL, err);
+    } else {
+        client_ask(asked->qemu->client, &command, asked->timeout_ms, stop_checked, opaque);
+    }
+}
+
 static void ask_monitor(struct guest *g, const struct client_command *command, int timeout_ms,
-                        guest_done *done, void *opaque)
+                        client_done *then, guest_done *done, void *opaque)
 {
     struct asked *asked = malloc(sizeof(*asked));
     if (!asked) {
         abort();
     }
-    *asked = (struct asked){.done = done, .opaque = opaque};
-    client_ask(qemu_of(g)->client, command, timeout_ms, answered, asked);
+    *asked = (struct asked){
+        .qemu = qemu_of(g), .timeout_ms = timeout_ms, .done = done, .opaque = opaque};
+    client_ask(qemu_of(g)->client, command, timeout_ms, then, asked);
 }
 
 static void want_stop(struct qemu *q)
@@ -390,13 +421,19 @@ static void ask(struct guest *g, enum guest_request request, int timeout_ms, gue
     static void (*const seen[])(void *opaque, json_t *reply) = {
         [GUEST_ASK_LEAVE] = settings_left,
     };
+    static client_done *const then[] = {
+        [GUEST_ASK_PAUSE] = stop_answered,
+        [GUEST_ASK_CONTINUE] = answered,
+        [GUEST_ASK_RESUME] = answered,
+        [GUEST_ASK_LEAVE] = answered,
+    };
     struct qemu *q = qemu_of(g);
     struct client_command command = {.name = commands[request], .seen = seen[request], .opaque = q};
     if (before[request]) {
         before[request](q);
     }
     if (command.name) {
-        ask_monitor(g, &command, timeout_ms, done, opaque);
+        ask_monitor(g, &command, timeout_ms, then[request], done, opaque);
     } else {
         done(opaque, NULL);
     }
@@ -407,7 +444,7 @@ static void announce(struct guest *g, const struct guest_announce *how, int time
 {
     struct client_command command = {.name = qemu_announce_self,
                                      .arguments = announce_arguments(how)};
-    ask_monitor(g, &command, timeout_ms, done, opaque);
+    ask_monitor(g, &command, timeout_ms, answered, done, opaque);
 }
 
 /* ---- life ---- */

@@ -564,7 +564,11 @@ def test_set_downtime(scene):
             found = scene.a.qmp.cmd("query-migrate-parameters")["downtime-limit"]
             assert abs(found - kept) <= 1, value
         for value in (-0.001, 2000.1, 1e300):
-            assert error_of(scene.a.qmp, command, {"value": value}).code == "parameter-range"
+            error = error_of(scene.a.qmp, command, {"value": value})
+            assert error.code == "parameter-range"
+            assert f" {value:.17g} " in error.desc or f" {value} " in error.desc
+        near = error_of(scene.a.qmp, command, {"value": 2000.001})
+        assert near.desc == "Parameter 'value' is 2000.001 seconds; it may be 0 to 2000"
 
 
 @path("control/migrate-set-cache-size")

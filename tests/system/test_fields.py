@@ -4,6 +4,7 @@ record; the VMM, write by write; this test, by its own clock."""
 
 import time
 
+import pytest
 from scenes import GUEST, MIB, PAGE, check_moved, eventually, hold_active, path
 from stream import ROUND, STOPPED, Ledger
 
@@ -54,6 +55,18 @@ def test_totals(scene):
     assert abs(ram["precopy-bytes"] - ledger.before(STOPPED)) <= 64
     assert ram["downtime-bytes"] == ram["transferred"] - ram["precopy-bytes"]
     check_moved(source, target)
+
+
+@path("fields/ram/rates-of-ended/{fill}-MiB")
+@pytest.mark.parametrize("fill", [1, 16])
+def test_ended_rates(scene, fill):
+    """Those of the whole, without its setup: a job may end before a window of 100 ms has passed."""
+    source, target = scene.pair(fill=fill * MIB)
+    for info in scene.move(source, target):
+        ram, took = info["ram"], info["total-time"] - info["setup-time"]
+        assert abs(took * ram["mbps"] - ram["transferred"] * 8 / 1000) <= ram["mbps"] * 2
+        pages = ram["normal"] + ram["duplicate"]
+        assert abs(took * ram["pages-per-second"] - pages * 1000) <= ram["pages-per-second"] * 2 + took
 
 
 @path("fields/ram/later-rounds-count-again")

@@ -11,7 +11,7 @@ import threading
 import pytest
 from lab import DEADLINE, CommandError
 from qemu import attach, fill_ram, ram_differences
-from qemu_scenes import (FILLED, SPENT, attach_through, await_number, await_state, check_arrived,
+from qemu_scenes import (FILLED, FILLED_AT, SPENT, attach_through, await_number, await_state, check_arrived,
                          check_console, check_nothing_left, check_stays, descriptors, disk_options,
                          fill_file, hold_active, hold_loaded, hold_pre_switchover, holds_lock,
                          last_pass, refused, second_block, second_file, settings, version_of)
@@ -197,6 +197,27 @@ def test_ram(vms, how):
     check_same(vms.a, vms.b, source, target)
 
 
+@path("qemu/ram/returned/{verify}")
+@pytest.mark.parametrize("verify", [True, False], ids=["verify", "no-verify"])
+def test_returned(vms, verify):
+    """A balloon, free page reporting and a virtio-mem have QEMU punch holes, which are not reported:
+    what was sent before is freed again at the destination."""
+    source, target = vms.pair(FILLED)
+    vms.a.set(max_bandwidth=8 * MIB)
+    vms.a.migrate(listen_paused(vms.b), verify=verify)
+    vms.a.reach("active")
+    eventually(lambda: allocated_bytes(target) >= FILLED // 2, what="4 MiB")
+    subprocess.run(["fallocate", "--punch-hole", "--offset", str(FILLED_AT), "--length",
+                    str(MIB), source.ram_path], check=True)
+    vms.a.set(max_bandwidth=0)
+    check_same(vms.a, vms.b, source, target)
+    assert allocated_bytes(target) <= allocated_bytes(source) + MIB // 2
+
+
+def allocated_bytes(qemu):
+    return qemu.ram_path.stat().st_blocks * 512
+
+
 @path("qemu/ram/behind-the-pci-hole")
 def test_pci_hole(vms):
     """One file, seen by the guest in two places: 1 GiB of it lies behind 4 GiB."""
@@ -273,6 +294,33 @@ def test_stop_while_active(vms):
     assert vms.a.run_state() == "paused"
     vms.a.set(max_bandwidth=0)
     check_same(vms.a, vms.b, source, target)
+
+
+@path("qemu/stop/sleeping")
+def test_stop_sleeping(vms):
+    """An older QEMU says yes, and leaves a guest in S3 as it is: its client is told."""
+    def sleep(message, command):
+        if command == "query-status" and asleep:
+            message["return"] = {"status": "suspended", "running": False}
+        return message
+
+    def ignore(message):
+        if message["execute"] != "stop" or not asleep:
+            return message
+        relay.answer(message, {})
+        return None
+
+    asleep = []
+    source = vms.source(attached=False)
+    relay = vms.relay_qmp(source, request=ignore, reply=sleep)
+    attach_through(vms.a, relay)
+    asleep.append(True)
+    error = refused(vms.a.qmp, "stop", guest=GUEST)
+    assert error.code == "guest-state" and "system_wakeup" in error.desc
+    assert vms.a.run_state() == "running"
+    asleep.clear()
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    assert vms.a.run_state() == source.state() == "paused"
 
 
 @path("qemu/stop/as-ferryd-is-about-to")
