@@ -76,6 +76,10 @@ struct guest_announce {
     uint32_t initial, max, rounds, step;
 };
 
+/* As the parameters announce-* are when nobody has set them. */
+#define GUEST_ANNOUNCE_DEFAULT                                                                     \
+    ((struct guest_announce){.initial = 50, .max = 550, .rounds = 5, .step = 100})
+
 struct guest;
 
 /* What a driver tells its owner; all on the main thread, from within guest_ops.read. */
@@ -225,6 +229,11 @@ struct guest {
     pid_t pid;
     bool released;                /* given away, and known to run at its destination */
     uint8_t job[GUEST_UUID_SIZE]; /* the job that it was given away to */
+    /*
+     * The quickest small request to the VMM since it was set to UINT64_MAX last, in nanoseconds:
+     * the job's thread's.  Requests whose cost grows with RAM do not count.
+     */
+    uint64_t request_ns;
     bool can_throttle;
     bool can_announce;
     const char *tracking; /* "kvm-manual-protect", "kvm-log", "marks", "pagemap-scan" */
@@ -256,6 +265,11 @@ static inline void guest_unref(struct guest *g)
     if (g && atomic_fetch_sub(&g->refs, 1) == 1) {
         g->ops->free(g);
     }
+}
+
+static inline void guest_note_request(struct guest *g, uint64_t took_ns)
+{
+    g->request_ns = took_ns < g->request_ns ? took_ns : g->request_ns;
 }
 
 static inline enum guest_state guest_get_state(struct guest *g)

@@ -141,7 +141,11 @@ static bool hold_incoming(struct qemu *q, const struct wait *w, struct error **e
 /* On the main thread, so that it stands in its place among the events. */
 static void note_status(void *opaque, json_t *reply)
 {
-    qemu_set_state(opaque, state_of(json_string_value(json_object_get(reply, "status"))));
+    struct qemu *q = opaque;
+    enum guest_state state = state_of(json_string_value(json_object_get(reply, "status")));
+    /* One that was handed over and runs here again, by an operator's word, was announced there. */
+    atomic_store(&q->announce_due, state == GUEST_GIVEN_AWAY);
+    qemu_set_state(q, state);
 }
 
 static bool find_state(struct qemu *q, const struct wait *w, struct error **errp)

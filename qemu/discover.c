@@ -408,6 +408,42 @@ static bool add_blocks(struct qemu *q, const char *mtree, const struct wait *w, 
     return true;
 }
 
+static bool has_block(const struct qemu *q, const char *id)
+{
+    bool has = false;
+    for (unsigned i = 0; i < q->guest.nblocks; i++) {
+        has = has || strcmp(q->guest.blocks[i].name, id) == 0;
+    }
+    return has;
+}
+
+/*
+ * A memory device of which no part of memory shows anything yet: a virtio-mem with
+ * dynamic-memslots=on maps its backend as its guest plugs it.  What came later would be missed.
+ */
+static bool check_memory_devices(const struct qemu *q, struct error **errp)
+{
+    static const char folder[] = "/objects/";
+    size_t i;
+    json_t *device;
+    json_array_foreach(json_object_get(q->memory, "devices"), i, device)
+    {
+        char words[CLIENT_WORDS];
+        const char *memdev = client_words(json_object_get(device, "memdev"), words);
+        const char *id =
+            strncmp(memdev, folder, sizeof(folder) - 1) == 0 ? memdev + sizeof(folder) - 1 : memdev;
+        if (!has_block(q, id)) {
+            error_set(
+                errp, "guest-unsuitable",
+                "Guest '%s': no memory of the guest shows RAM '%s' of a memory device yet, as "
+                "with dynamic-memslots=on: start QEMU with dynamic-memslots=off",
+                q->guest.name, id);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool qemu_discover_ram(struct qemu *q, const struct wait *w, struct error **errp)
 {
     CLEANUP_FREE char *mtree = qemu_human(q, "info mtree -f", w, errp);
@@ -423,7 +459,7 @@ bool qemu_discover_ram(struct qemu *q, const struct wait *w, struct error **errp
                   q->guest.name);
         return false;
     }
-    return true;
+    return check_memory_devices(q, errp);
 }
 
 bool qemu_check_ram(struct qemu *q, const struct wait *w, struct error **errp)

@@ -13,6 +13,7 @@
 #include "qemu/internal.h"
 
 #include "common/cleanup.h"
+#include "common/clock.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -88,7 +89,7 @@ static bool check_type(struct qemu *q, const char *type, struct error **errp)
 
 /*
  * A balloon whose guest may hint at free pages asks QEMU's migration to leave them out, for which
- * QEMU keeps no record where it leaves out all of RAM: it ends (7.2, 10.0, 11.1), and the guest
+ * QEMU keeps no record where it leaves out all of RAM: it crashes (7.2, 10.0, 11.1), and the guest
  * with it.
  */
 static bool check_hints(struct qemu *q, const char *path, const struct wait *w, struct error **errp)
@@ -100,9 +101,9 @@ static bool check_hints(struct qemu *q, const char *path, const struct wait *w, 
     if (hints) {
         error_set(
             errp, "guest-unsuitable",
-            "Guest '%s' has a balloon (%s) with free-page-hint=on, with which QEMU can end in "
-            "a migration: start QEMU with free-page-hint=off (free-page-reporting=on is no "
-            "trouble)",
+            "Guest '%s' has a balloon (%s) with free-page-hint=on, which can crash QEMU "
+            "during a migration: start QEMU with free-page-hint=off (free-page-reporting=on is "
+            "supported)",
             q->guest.name, path);
     }
     return reply && !hints;
@@ -135,8 +136,19 @@ static bool set_device_changed(const struct qemu *q, const char *path, const cha
     return false;
 }
 
-/* The devices of one folder are added to `found`, types by path; those that were not there before
- * are checked. */
+/* A device that is as it was has nothing new to tell. */
+static bool check_plugged(struct qemu *q, const char *path, const char *type, const struct wait *w,
+                          struct error **errp)
+{
+    const char *before = json_string_value(json_object_get(q->devices, path));
+    if (before && strcmp(before, type) == 0) {
+        return true;
+    }
+    return (!q->devices || set_device_changed(q, path, type, "plugged", errp)) &&
+           (!has_prefix(type, "virtio-balloon") || check_hints(q, path, w, errp));
+}
+
+/* The devices of one folder are added to `found`, types by path. */
 static bool check_folder(struct qemu *q, const char *folder, json_t *found, const struct wait *w,
                          struct error **errp)
 {
@@ -147,14 +159,10 @@ static bool check_folder(struct qemu *q, const char *folder, json_t *found, cons
     json_array_foreach(items, i, item)
     {
         char path[CLIENT_WORDS], type[CLIENT_WORDS];
-        if (!ok || !read_device(folder, item, path, type)) {
-            continue;
+        if (ok && read_device(folder, item, path, type)) {
+            json_object_set_new(found, path, json_string(type));
+            ok = check_type(q, type, errp) && check_plugged(q, path, type, w, errp);
         }
-        bool known = json_object_get(q->devices, path);
-        json_object_set_new(found, path, json_string(type));
-        ok = check_type(q, type, errp) &&
-             (known || !q->devices || set_device_changed(q, path, type, "plugged", errp)) &&
-             (known || !has_prefix(type, "virtio-balloon") || check_hints(q, path, w, errp));
     }
     json_decref(items);
     return ok;
@@ -229,9 +237,10 @@ static bool node_is_direct(const json_t *node)
  * Whether a line of an open file's description shows O_DIRECT.  An io_uring without it is none:
  * what it reads through the page cache is copied, and seen; QEMU polls with one anyway.
  */
-static bool file_is_direct(const char *line)
+static bool is_direct(const char *line, void *arg)
 {
     unsigned flags = 0;
+    (void)arg;
     return sscanf(line, "flags: %o", &flags) == 1 && flags & O_DIRECT;
 }
 
@@ -245,7 +254,9 @@ static bool is_active(const json_t *job)
 /* A block job still has the images when QEMU's migration lets go of them: QEMU aborts. */
 bool qemu_check_block_jobs(struct qemu *q, const struct wait *w, struct error **errp)
 {
+    uint64_t start = clock_ns();
     json_t *jobs = qemu_call(q, "query-block-jobs", NULL, w, errp);
+    guest_note_request(&q->guest, clock_ns() - start);
     bool ok = jobs;
     size_t i;
     json_t *job;
@@ -288,7 +299,7 @@ bool qemu_check_hazards(struct qemu *q, const struct wait *w, struct error **err
         return false;
     }
     /* What the VMM has open is asked as well: helpers and drivers may open files of their own. */
-    q->drains = q->drains || qemu_has_file(q, file_is_direct) != 0;
+    q->drains = q->drains || qemu_look_at_files(q, is_direct, NULL) != 0;
     return true;
 }
 

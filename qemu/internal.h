@@ -202,13 +202,18 @@ bool qemu_check_blockers(struct qemu *q, const struct wait *w, struct error **er
 /* ---- images.c ---- */
 
 /*
- * Whether an open file of the VMM has a line of that kind in its description: 1, 0, or -1 when it
- * can't be known.  There may be very many files: this ends early when the monitor is lost, for
- * which the main thread may be waiting.
+ * Calls `look` for each line of the descriptions of the VMM's open files, until it returns true: 1,
+ * 0 when it never did, or -1 when not all could be read.  There may be very many files: this ends
+ * early when the monitor is lost, for which the main thread may be waiting.
  */
-int qemu_has_file(const struct qemu *q, bool (*is)(const char *line));
+typedef bool qemu_look(const char *line, void *arg);
+int qemu_look_at_files(const struct qemu *q, qemu_look *look, void *arg);
 
-/* Finds out whether the images of a guest that came paused are inactive yet (images_inactive). */
+/*
+ * Finds out whether the images of a guest that came paused are inactive yet (images_inactive).
+ * Where that is not known they count as inactive: the guest then needs a `cont` before it can be
+ * migrated, where a wrong guess the other way makes QEMU abort.
+ */
 bool qemu_find_images(struct qemu *q, const struct wait *w, struct error **errp);
 
 /* ---- settings.c ---- */

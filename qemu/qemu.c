@@ -320,6 +320,7 @@ static void expire(struct guest *g)
 struct asked {
     struct qemu *qemu;
     int timeout_ms;
+    bool again; /* a stop: it was told for the second time */
     guest_done *done;
     void *opaque;
 };
@@ -332,17 +333,34 @@ static void answered(void *opaque, json_t *reply, struct error *err)
     asked.done(asked.opaque, err);
 }
 
-/* QEMU before 9.0 says yes to `stop` and leaves a guest that sleeps as it is: it would run again at
- * any moment. */
+static void stop_answered(void *opaque, json_t *reply, struct error *err);
+
+static void stop_again(struct asked *asked)
+{
+    const struct client_command command = {.name = "stop"};
+    asked->again = true;
+    client_ask(asked->qemu->client, &command, asked->timeout_ms, stop_answered, asked);
+}
+
+/*
+ * QEMU before 9.0 accepts `stop` for a guest that sleeps, and leaves it as it is: it would run
+ * again at any moment, and may have done so by now.
+ */
 static void stop_checked(void *opaque, json_t *reply, struct error *err)
 {
-    struct qemu *q = ((struct asked *)opaque)->qemu;
+    struct asked *asked = opaque;
+    struct qemu *q = asked->qemu;
     const char *status = json_string_value(json_object_get(reply, "status"));
-    if (!err && status && strcmp(status, "suspended") == 0) {
+    bool running = json_is_true(json_object_get(reply, "running"));
+    if (!err && running && !asked->again) {
+        stop_again(asked);
+        return;
+    }
+    if (!err && (running || (status && strcmp(status, "suspended") == 0))) {
         atomic_store(&q->stop_wanted, false);
         error_set(&err, "guest-state",
-                  "Guest '%s' sleeps (ACPI S3), and this QEMU does not stop it: wake it first "
-                  "(system_wakeup in QEMU)",
+                  "Guest '%s' sleeps (ACPI S3) or has just woken, and this QEMU does not stop it: "
+                  "wake it (system_wakeup in QEMU), then stop it",
                   q->guest.name);
     }
     answered(opaque, NULL, err);
@@ -487,6 +505,7 @@ struct guest *qemu_new(int sock, const char *name, const struct guest_events *ev
     q->guest.refs = 1;
     q->events = *events;
     q->state = VMSTATE_NONE;
+    q->announce = GUEST_ANNOUNCE_DEFAULT;
     for (unsigned i = 0; i < GUEST_STATES; i++) {
         q->marks[i] = (struct qemu_mark){.qemu = q, .state = i};
     }

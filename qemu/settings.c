@@ -91,7 +91,8 @@ static json_t *pick_parameters(const json_t *all)
 /*
  * QEMU announces a guest by itself when it has loaded it, although the guest may yet stay at the
  * source; one round is the least.  With no round at all it has no timer, on which its network
- * devices rely: the guest ends QEMU at its next reset, unload of a driver, or S3 (7.2, 10.0, 11.1).
+ * devices rely: QEMU crashes at the guest's next reset, unload of a driver, or S3
+ * (7.2, 10.0, 11.1).
  */
 #define ANNOUNCE_ROUNDS 1
 

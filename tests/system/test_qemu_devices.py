@@ -30,8 +30,9 @@ def test_hints(vms):
     check_console(source)
 
 
-@path("qemu/balloon/free-page-reporting")
+@path("qemu/balloon/no-free-page-hint")
 def test_reports(vms):
+    """Others are no reason to refuse a guest."""
     source, target = vms.pair(both=balloon(free_page_hint="off", free_page_reporting="on"))
     vms.move(source, target)
 
@@ -216,3 +217,19 @@ def test_virtio_mem(vms):
     vms.b.complete()
     vms.a.complete()
     check_arrived(target, last)
+
+
+@path("qemu/refused/virtio-mem/nothing-mapped-yet")
+def test_dynamic_slots(vms):
+    """With dynamic-memslots QEMU 8.2 or newer shows the backend only as the guest plugs it."""
+    def claim(message, command):
+        if command == "query-memory-devices":
+            message["return"].append({"type": "virtio-mem", "data": {
+                "id": "later", "memdev": "/objects/mem9", "memaddr": 1 << 32, "size": 0}})
+        return message
+
+    source = vms.source(attached=False)
+    relay = vms.relay_qmp(source, reply=claim)
+    error = attach_refused(vms.a, relay.path, GUEST, "'mem9'", "dynamic-memslots=off")
+    assert error.code == "guest-unsuitable"
+    check_console(source)

@@ -2,6 +2,7 @@
 """A guest in a stock QEMU moves to another QEMU, and nobody but ferryd has to do anything."""
 
 import contextlib
+import mmap
 import os
 import pathlib
 import socket
@@ -268,6 +269,34 @@ def test_hugetlbfs(vms, hugetlbfs):
     check_arrived(source, target)
 
 
+@path("qemu/ram/returned/hugetlbfs")
+@pytest.mark.skipif(os.geteuid() != 0, reason="huge pages and a mount need root")
+def test_hugetlbfs_returned(vms, hugetlbfs):
+    """As a balloon returns them: huge pages as a whole."""
+    files = [hugetlbfs / "source", hugetlbfs / "target"]
+    for file in files:
+        vms.lab.undo.callback(file.unlink, missing_ok=True)
+    source = vms.source(ram_path=files[0], attached=False)
+    with open(files[0], "r+b") as file, mmap.mmap(file.fileno(), 0) as ram:
+        ram[FILLED_AT:FILLED_AT + FILLED] = os.urandom(FILLED)
+    attach(vms.a.qmp, source)
+    target = vms.target(ram_path=files[1])
+    vms.a.set(max_bandwidth=16 * MIB, downtime_limit=0)
+    vms.a.migrate(listen_paused(vms.b))
+    vms.a.reach("active")
+    eventually(lambda: vms.a.info()["ram"]["dirty-sync-count"] >= 2, what="the second round")
+    before = allocated_bytes(source)
+    subprocess.run(["fallocate", "--punch-hole", "--offset", str(FILLED_AT), "--length",
+                    str(2 * HUGE_PAGE), files[0]], check=True)
+    assert allocated_bytes(source) == before - 2 * HUGE_PAGE
+    vms.a.set(max_bandwidth=0, downtime_limit=300)
+    vms.a.complete()
+    vms.b.complete()
+    assert same_bytes(*files)
+    vms.b.qmp.cmd("cont", guest=GUEST)
+    check_arrived(source, target)
+
+
 def same_bytes(*files):
     """What both have, read as a whole: these files don't tell what is a hole."""
     first, second = (file.read_bytes() for file in files)
@@ -519,6 +548,33 @@ def test_paused_has_run(vms, disk):
     assert vms.a.run_state() == "paused"
     vms.a.qmp.cmd("cont", guest=GUEST)
     check_arrived(target, last)
+
+
+@path("qemu/paused/moves-on/one-image-added")
+def test_paused_on_added(vms):
+    """An image that was added to a guest that came paused is active, and the others are not."""
+    _, both = disk_options(vms)
+    source, target = vms.pair(FILLED, both)
+    vms.a.qmp.cmd("stop", guest=GUEST)
+    vms.a.migrate(vms.b.listen())
+    vms.a.complete()
+    vms.b.complete()
+    file = vms.lab.folder / "added.raw"
+    file.write_bytes(bytes(MIB))
+    target.qmp.execute("blockdev-add", {"driver": "raw", "node-name": "added", "file": {
+        "driver": "file", "filename": str(file)}})
+    target.qmp.cmd("device_add", driver="virtio-blk-pci", drive="added", id="late")
+    assert holds_lock(target, file)
+    attach_anew(vms.b, target, "attached-again")
+    vms.a.qmp.cmd("guest-detach", guest=GUEST)
+    source.kill()
+    vms.target(vms.a, **both)
+    vms.b.migrate(vms.a.listen())
+    if version_of(target) < (10, 0):
+        vms.b.fail(GUEST, "'cont'")
+    else:
+        vms.b.fail(GUEST, "device state")  # there is no such device at the destination
+    assert target.state() == "paused"
 
 
 @path("qemu/state/read-while-asked")

@@ -2,8 +2,8 @@
 """A guest with a network card, whose networks are told where it is."""
 
 import pytest
-from qemu_scenes import (attach_through, await_console, check_arrived, check_stays, hold_loaded,
-                         settings)
+from qemu_scenes import (attach_through, await_console, check_arrived, check_stays, cut_at_go,
+                         hold_loaded, settings)
 from scenes import GUEST, eventually, path
 
 pytestmark = pytest.mark.qemu
@@ -94,7 +94,8 @@ def test_not_announced(vms):
     vms.a.cancel()
     vms.a.end()
     check_stays(vms.a, source)
-    assert announcements(relay) == 0
+    vms.a.qmp.cmd("announce-self", guest=GUEST)  # the only one, and behind any other
+    assert announcements(relay) == 1
 
 
 @path("qemu/network/not-announced/gone")
@@ -109,3 +110,22 @@ def test_gone(vms):
     vms.a.kill()
     eventually(lambda: relay.ended, what="the end of ferryd's connection")
     assert announcements(relay) == 0
+
+
+@path("qemu/network/announced/run-here-by-an-operators-word")
+def test_resolved(vms):
+    """Another ferryd than the one that has handed the guest over, which may have been announced at
+    the destination, knows no more than that QEMU is in postmigrate."""
+    source, target = vms.source(attached=False, **CARD), vms.target(**CARD)
+    relay = vms.relay_qmp(source)
+    attach_through(vms.a, relay)
+    cut_at_go(vms)
+    vms.a.kill()
+    target.kill()
+    eventually(lambda: relay.ended, what="the end of ferryd's connection")
+    vms.a.restart()
+    relay = vms.relay_qmp(source)
+    attach_through(vms.a, relay)
+    vms.a.qmp.cmd("migrate-resolve", guest=GUEST, outcome="source")
+    eventually(lambda: announcements(relay) == 1, what="the announcement")
+    check_stays(vms.a, source)
