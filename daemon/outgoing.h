@@ -34,12 +34,12 @@ struct outgoing {
     struct disk_saver disks; /* its disks NULL: none move */
     uint64_t synced_ns;      /* of the last dirty bitmap synchronisation; 0: none */
     uint64_t sync_ns;        /* what the last synchronisation took */
-    uint64_t request_ns;     /* the quickest request to the VMM in this round; UINT64_MAX: none */
     uint64_t stopped_ns;     /* when the guest stopped */
     uint64_t early_ns;       /* of the time since then, what the round before the last one took */
     uint64_t ready_ns;       /* when the destination was ready */
     uint64_t state_bytes;
     struct history_round last_live; /* the round sent while the guest is being stopped, if any */
+    bool finds_returned;            /* the round under way was put in for that */
     bool logging;
     bool sends_early; /* what is left goes while the VMM is stopping its guest */
     bool prepared;    /* the VMM is, to stop its guest */

@@ -4,6 +4,7 @@
 #include "daemon/outgoing.h"
 #include "daemon/outgoing_disks.h"
 #include "daemon/probes.h"
+#include "ram/returned.h"
 
 /*
  * What is left can be sent while a VMM gets ready to stop its guest, in some 10 ms.  What takes
@@ -36,11 +37,7 @@ static bool tracker_clear(void *opaque, unsigned block, uint64_t first, uint64_t
     if (wait_cancelled(&w, errp)) {
         return false; /* chunks of zeroes may go by without a request or a write */
     }
-    uint64_t start = clock_ns();
-    bool ok = o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
-    uint64_t took_ns = clock_ns() - start;
-    o->request_ns = took_ns < o->request_ns ? took_ns : o->request_ns;
-    return ok;
+    return o->job->guest->ops->log_clear(o->job->guest, block, first, count, &w, errp);
 }
 
 uint64_t outgoing_remaining(const struct outgoing *o)
@@ -142,8 +139,10 @@ void outgoing_record_add(struct outgoing *o, struct history_round *r)
  */
 static double fixed_downtime_ms(const struct outgoing *o)
 {
-    uint64_t request_ns = o->request_ns == UINT64_MAX ? 0 : o->request_ns;
-    return ns_to_ms(o->sync_ns + STOP_REQUESTS * request_ns +
+    uint64_t request_ns = o->job->guest->request_ns;
+    uint64_t listing_ns = ram_has_returned(o->ram) ? o->saver.listing_ns : 0;
+    return ns_to_ms(o->sync_ns + listing_ns +
+                    STOP_REQUESTS * (request_ns == UINT64_MAX ? 0 : request_ns) +
                     STOP_EXCHANGES * channel_round_trip_ns(o->stream.channel));
 }
 
@@ -189,6 +188,17 @@ bool outgoing_prepare(struct outgoing *o, struct error **errp)
     return true;
 }
 
+/*
+ * Listing holes to find pages that the guest has returned takes long in a large guest.  It is done
+ * in one more round while the guest runs, so that after the stop it is done only for a guest that
+ * returns pages all the time.
+ */
+static bool should_find_returned(struct outgoing *o)
+{
+    o->finds_returned = !o->finds_returned && ram_has_returned(o->ram);
+    return o->finds_returned;
+}
+
 /* What is due between two rounds. */
 static bool between_rounds(struct outgoing *o, bool within, struct error **errp)
 {
@@ -199,7 +209,7 @@ static bool between_rounds(struct outgoing *o, bool within, struct error **errp)
 static bool live_round(struct outgoing *o, enum ram_round kind, struct error **errp)
 {
     struct history_round record = outgoing_record(o);
-    o->request_ns = UINT64_MAX;
+    o->job->guest->request_ns = UINT64_MAX;
     if (!outgoing_round(o, kind, errp) || !outgoing_sync(o, errp)) {
         return false;
     }
@@ -241,7 +251,7 @@ bool outgoing_rounds(struct outgoing *o, struct error **errp)
         if (!live_round(o, kind, errp)) {
             return false;
         }
-        if (should_stop(o, &within)) {
+        if (should_stop(o, &within) && !should_find_returned(o)) {
             return true;
         }
         if (!between_rounds(o, within, errp)) {

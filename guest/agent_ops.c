@@ -4,6 +4,7 @@
 
 #include "common/bits.h"
 #include "common/cleanup.h"
+#include "common/clock.h"
 #include "common/log.h"
 
 #include <errno.h>
@@ -86,7 +87,10 @@ static bool log_clear(struct guest *g, unsigned block, uint64_t first, uint64_t 
         return true;
     }
     struct wire_log_clear body = {.block = block, .first = first, .count = count};
-    return simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
+    uint64_t start = clock_ns();
+    bool ok = simple_call(g, WIRE_LOG_CLEAR, &body, w, errp);
+    guest_note_request(g, clock_ns() - start);
+    return ok;
 }
 
 /* What libferry's VMMs say is written has been written. */

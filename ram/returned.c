@@ -2,8 +2,11 @@
 #include "ram/returned.h"
 
 #include "common/bits.h"
+#include "ram/zero.h"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Bytes of a unit of st_blocks (stat(2)). */
 #define STAT_BLOCK 512u
@@ -53,6 +56,39 @@ bool ram_has_returned(const struct ram *ram)
         returned = returned || files[i].allocated < files[i].expected;
     }
     return returned;
+}
+
+/* By system calls: a read through the mapping would make the page exist again. */
+static bool reads_as_zeroes(const struct ram_block *b, uint64_t first, uint64_t end)
+{
+    uint8_t page[RAM_PAGE_SIZE];
+    bool zeroes = true;
+    for (uint64_t at = first; zeroes && at < end; at++) {
+        off_t offset = (off_t)(b->offset + (at << RAM_PAGE_SHIFT));
+        zeroes =
+            pread(b->fd, page, sizeof(page), offset) == (ssize_t)sizeof(page) && page_is_zero(page);
+    }
+    return zeroes;
+}
+
+/* The kernel unmaps a page that is punched from whoever has it mapped (mincore(2)). */
+void ram_find_unmapped(const struct ram_block *b, uint64_t at, uint64_t end, uint64_t *first,
+                       uint64_t *last)
+{
+    unsigned char held[RAM_LOOK_PAGES];
+    uint64_t pages = end - at < RAM_LOOK_PAGES ? end - at : RAM_LOOK_PAGES, from = 0, stop;
+    *first = *last = at + pages;
+    if (mincore(ram_page(b, at), pages << RAM_PAGE_SHIFT, held) < 0) {
+        return;
+    }
+    while (from < pages && held[from] & 1) {
+        from++;
+    }
+    for (stop = from; stop < pages && !(held[stop] & 1);) {
+        stop++;
+    }
+    *last = at + stop;
+    *first = reads_as_zeroes(b, at + from, at + stop) ? at + from : *last;
 }
 
 bool ram_next_returned(const struct ram_block *b, uint64_t *at, uint64_t end, uint64_t *first,

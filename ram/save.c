@@ -2,6 +2,7 @@
 #include "ram/save.h"
 
 #include "common/bits.h"
+#include "common/clock.h"
 #include "ram/batch.h"
 #include "ram/delta.h"
 #include "ram/extent.h"
@@ -417,7 +418,20 @@ static bool send_returned_range(struct sweep *s, uint64_t at, uint64_t end, stru
     return true;
 }
 
-static bool send_returned(struct sweep *s, struct error **errp)
+static bool send_all_unmapped(struct sweep *s, struct error **errp)
+{
+    const struct record_pacer *pacer = &s->saver->pacer;
+    const uint64_t pages = s->block->pages;
+    for (uint64_t at = 0, first, last; at < pages; at = last) {
+        ram_find_unmapped(s->block, at, pages, &first, &last);
+        if (!pacer->check(pacer->opaque, errp) || !send_returned_range(s, first, last, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool send_all_returned(struct sweep *s, struct error **errp)
 {
     const struct record_pacer *pacer = &s->saver->pacer;
     struct extent_cursor cursor = {0};
@@ -430,6 +444,14 @@ static bool send_returned(struct sweep *s, struct error **errp)
         at = stop;
     }
     return send_returned_range(s, at, pages, errp);
+}
+
+static bool send_returned(struct sweep *s, struct error **errp)
+{
+    uint64_t start = clock_ns();
+    bool ok = (s->block->no_pwrite ? send_all_unmapped : send_all_returned)(s, errp);
+    s->saver->listing_ns += clock_ns() - start;
+    return ok;
 }
 
 static bool send_block(struct sweep *s, struct error **errp)
@@ -478,6 +500,7 @@ bool ram_save_round(struct ram_saver *saver, enum ram_round kind, struct error *
     s->kind = kind;
     s->returned = kind != RAM_ROUND_FIRST &&
                   ((saver->exact && kind == RAM_ROUND_STOPPED) || ram_has_returned(saver->ram));
+    saver->listing_ns = s->returned ? 0 : saver->listing_ns;
     if (has_deltas(s)) {
         ram_delta_begin_round(saver->delta, kind == RAM_ROUND_STOPPED);
     }

@@ -59,8 +59,8 @@ struct ram_saver {
     struct record_sink sink;
     struct ram_counters *counters;
     struct ram_delta *delta; /* NULL: pages go whole */
-    bool exact; /* pages returned to the host (returned.h) are looked for before the end in any case
-                 */
+    bool exact; /* the last round lists holes in any case, for what was returned (returned.h) */
+    uint64_t listing_ns; /* what that took the last time */
 };
 
 enum ram_round {

@@ -42,7 +42,7 @@ static ssize_t write_some(struct fd_channel *c, struct iovec *iov, int iovcnt)
     return sendmsg(c->fd, &msg, MSG_NOSIGNAL);
 }
 
-/* Whoever it waits for is named in the error. */
+/* The error names the peer. */
 static bool wait_for(const struct fd_channel *c, short events, const struct wait *w,
                      struct error **errp)
 {

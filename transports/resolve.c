@@ -22,12 +22,12 @@ static bool port_is_good(const char *port)
     return port[0] >= '0' && port[0] <= '9' && !*end && !errno && n <= 65535;
 }
 
-/* Names are letters, digits, '-', '_' and '.'; addresses have ':', and '%' before their scope. What
- * is not ASCII is for the resolver to judge. */
+/* Names are letters, digits, '-', '_' and '.'; addresses have ':', and after a '%' the name of an
+ * interface.  What is not ASCII is for the resolver to judge. */
 static bool host_is_good(const char *host, size_t length)
 {
-    static const char others[] = "-_.:%";
-    for (size_t i = 0; i < length; i++) {
+    static const char others[] = "-_.:";
+    for (size_t i = 0; i < length && host[i] != '%'; i++) {
         unsigned char c = (unsigned char)host[i];
         if (c < 0x80 && !isalnum(c) && (!c || !strchr(others, c))) {
             return false;
