@@ -6,6 +6,7 @@
 # make check-rdma the RDMA tests, over soft-RoCE in a virtual machine
 # make check-qemu the QEMU tests with the installed one, that of the backports and that of unstable,
 #                 or with QEMU=/path/to/it alone
+# make check-linux moves of real Linux guests, with the same QEMUs, or with QEMU=/path/to/it alone
 # make bench      speed, as ratios of pairs measured in one run
 # make bench-qemu QEMU's own migration against ferryd's; QEMU=/path/to/it: another than the installed
 # make soak N=50  a checking guest migrated N times in a row; WITH="xbzrle auto-converge disk"
@@ -191,7 +192,7 @@ INSTALLABLE := $(BUILD)/ferryd $(BUILD)/libferry.a $(BUILD)/libferry.so.0 \
 	$(BUILD)/ferryctl $(COMPLETIONS)
 PROGRAMS    := $(INSTALLABLE) $(BUILD)/ferry-vmm
 
-.PHONY: all installable deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu check-package bench bench-qemu soak lint layers tidy cppcheck \
+.PHONY: all installable deps demo demo-qemu check check-run check-asan check-tsan check-rdma check-qemu check-linux check-package bench bench-qemu soak lint layers tidy cppcheck \
 	elsewhere generated manual fuzz install uninstall clean FORCE
 
 all: $(PROGRAMS) guests
@@ -225,6 +226,10 @@ check-rdma: all $(BUILD)/tests/scripted-vmm $(BUILD)/tests/rdma-peer
 check-qemu: all $(BUILD)/tests/scripted-vmm
 	contrib/install-deps --quiet --qemu
 	tests/qemu/run $(BUILD) $(QEMU)
+
+check-linux: all
+	contrib/install-deps --quiet --qemu
+	tests/linux/run $(BUILD) $(QEMU)
 
 check-package: all
 	contrib/install-deps --quiet --package

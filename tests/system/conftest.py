@@ -19,6 +19,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "contrib" / "lab")]
 sys.dont_write_bytecode = True
 
 import lab as laboratory  # noqa: E402
+from linux_scenes import LinuxScene, has_linux  # noqa: E402
 from qemu import has_qemu  # noqa: E402
 from qemu_scenes import QemuScene  # noqa: E402
 from scenes import Scene  # noqa: E402
@@ -34,6 +35,7 @@ def pytest_addoption(parser):
     parser.addoption("--build", default=os.environ.get("BUILD", "build"),
                      help="the folder with ferryd, ferry-vmm and tests/scripted-vmm")
     parser.addoption("--tally", help="a file for the counts, as JSON")
+    parser.addoption("--linux", action="store_true", help="the tests of tests/linux/run too")
     parser.addoption("--rdma", help="the kinds of RDMA devices here, where tests/rdma made them")
 
 
@@ -42,6 +44,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "kvm: needs /dev/kvm")
     config.addinivalue_line("markers", "qemu: needs QEMU and /dev/kvm")
     config.addinivalue_line("markers", "scripted: needs no KVM")
+    config.addinivalue_line("markers", "linux: needs the guest that tests/linux/run makes")
     for name, value in SANITIZER_OPTIONS.items():
         os.environ.setdefault(name, value)
 
@@ -62,8 +65,13 @@ def rename(item):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """What needs RDMA devices runs in a virtual machine of its own: make check-rdma."""
-    return True if collection_path.name == "test_rdma.py" and not config.getoption("--rdma") else None
+    """What needs RDMA devices runs in a virtual machine of its own: make check-rdma; what needs a
+    Linux guest has it made first: make check-linux."""
+    name = collection_path.name
+    if (name == "test_rdma.py" and not config.getoption("--rdma")) or \
+            (name.startswith("test_linux") and not config.getoption("--linux")):
+        return True
+    return None
 
 
 def pytest_generate_tests(metafunc):
@@ -73,7 +81,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    needs = {"kvm": laboratory.has_kvm(), "qemu": has_qemu()}
+    needs = {"kvm": laboratory.has_kvm(), "qemu": has_qemu(), "linux": has_linux()}
     for item in items:
         rename(item)
         needed = [name for name in needs if item.get_closest_marker(name)]
@@ -138,5 +146,13 @@ def scene(lab):
 def vms(lab):
     """The same, for guests in QEMUs."""
     made = QemuScene(lab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def linux(lab):
+    """The same, for a Linux guest and its network."""
+    made = LinuxScene(lab)
     yield made
     made.close()
