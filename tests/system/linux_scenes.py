@@ -26,6 +26,7 @@ HERE = pathlib.Path(__file__).resolve().parent.parent / "linux"
 MEMORY = 256
 MAC = "52:54:00:07:00:02"
 DISK = 64 * MIB
+SLOW = 20 * MIB  # bytes/s: what is to be seen under way takes seconds
 PORTS = 8  # root ports; the first five have the guest's own devices
 SPARE = "port6"  # of the root ports: for what is plugged
 # What the guest says again and again.
@@ -95,12 +96,13 @@ class LinuxQemu(Qemu):
     """A QEMU with the guest, or with `incoming` one that waits for it.
 
     `options` are added to the command line.  `numa`: RAM in two files, of a node each.  `cards`: so
-    many network cards more, which are connected to nothing.
+    many network cards more, which are connected to nothing.  `kernel`: vmlinux, or vmlinuz, which
+    starts later, and which QEMU does not write into RAM again when the guest wakes from S3.
     """
 
     # pylint: disable-next=super-init-not-called,too-many-arguments
     def __init__(self, lab, network, disk, incoming=False, options=(), balloon="", numa=False,
-                 cards=0, vga="none", cmdline="", accel=None):
+                 cards=0, vga="none", cmdline="", kernel="vmlinux"):
         file_name = lab.unique(GUEST)
         self.guest_name = GUEST
         self.qmp_path = lab.folder / f"{file_name}.qmp"
@@ -113,7 +115,7 @@ class LinuxQemu(Qemu):
         for path in self.ram_paths:
             lab.undo.callback(path.unlink, missing_ok=True)
         self.port = None
-        accel = accel or accelerator()
+        accel = accelerator()
         tap = network.tap()
         argv = [qemu_binary(), "-name", f"{GUEST},debug-threads=on",
                 "-machine", "q35", "-accel", "tcg,thread=multi" if accel == "tcg" else accel,
@@ -124,7 +126,7 @@ class LinuxQemu(Qemu):
                 "-serial", "chardev:console",
                 "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
                 "-qmp", f"unix:{own_path},server=on,wait=off",
-                "-kernel", made("vmlinux"), "-initrd", made("initrd.cpio"),
+                "-kernel", made(kernel), "-initrd", made("initrd.cpio"),
                 "-append", f"console=ttyS0 loglevel=4 mitigations=off no_console_suspend {cmdline}",
                 *self._devices(disk, tap, balloon, cards),
                 *(["-S", "-incoming", "defer"] if incoming else []), *options]
@@ -284,10 +286,13 @@ class LinuxScene(QemuScene):
 
     def do(self, command, status=0):
         """Has the guest do something, and waits for its end."""
-        number = self.tell(command)
-        at = self.qemu.await_line(f"reply {number} ")
-        self.qemu.await_line("\n", at)
-        assert int(self.output()[at:].split()[0]) == status, (command, self.output()[-1000:])
+        self.await_reply(self.tell(command), status)
+
+    def await_reply(self, number, status=0):
+        """Waits until a command has ended, here or on the way here."""
+        found = eventually(lambda: re.search(rf"^reply {number} (\d+)\n", self.whole_output(),
+                                             re.MULTILINE), what=f"the reply to command {number}")
+        assert int(found.group(1)) == status, (number, self.output()[-1000:])
         self.check_quiet()
 
     def await_new_boot(self, after):
@@ -317,7 +322,7 @@ class LinuxScene(QemuScene):
         self.here.migrate(self.there.info()["listening"])
         return target
 
-    def arrive(self, target, paused=False, differs=lambda runs: runs):
+    def arrive(self, target, paused=False, differs=lambda runs: runs, runs="running"):
         """Waits until the guest has moved; the old QEMU ends; here and there change places."""
         sent, got = self.here.complete(), self.there.complete()
         assert (sent["verified"], got["verified"]) == (True, True)
@@ -327,7 +332,7 @@ class LinuxScene(QemuScene):
             assert target.qmp.cmd("query-status")["running"] is False
             assert differs(ram_differences(source, target, self.kinds())) == []
             self.there.qmp.cmd("cont", guest=GUEST)
-        await_state(target, "running")
+        await_state(target, runs)
         self.here.qmp.cmd("guest-detach", guest=GUEST)
         self.here, self.there = self.there, self.here
         self.qemu = target
@@ -336,9 +341,9 @@ class LinuxScene(QemuScene):
         source.quit()
         return sent, got
 
-    def move(self, paused=False, differs=lambda runs: runs, **options):
+    def move(self, paused=False, differs=lambda runs: runs, runs="running", **options):
         """The guest moves and goes on; with `paused` its RAM is compared between."""
-        return self.arrive(self.begin(self.target(**options), paused), paused, differs)
+        return self.arrive(self.begin(self.target(**options), paused), paused, differs, runs)
 
     def kinds(self):
         """What the guest said of its pages last, if it did."""

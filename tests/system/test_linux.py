@@ -2,13 +2,12 @@
 """A real Linux guest moves, and what it does goes on."""
 
 import pytest
-from linux_scenes import MEMORY, SPARE
+from linux_scenes import MEMORY, SLOW, SPARE
 from scenes import GUEST, MIB, eventually, path
 
 pytestmark = pytest.mark.linux
 
 TIMES = 10  # there and back
-SLOW = 20 * MIB  # bytes/s: what is to be seen under way takes seconds
 
 
 @path("linux/there-and-back/ten-times")
