@@ -7,7 +7,7 @@ network.py SOCKET FOLDER
 
 On the unix socket a test asks for things, one JSON object a line: {"do": "tap"} is answered with a
 tap's descriptor, {"do": "release"} lets the downloads go on that are held half way, {"do": "state"}
-tells what was seen.  HTTP: /sum, /blob, /held, POST /kinds (kept as FOLDER/kinds).  UDP port 7: beats.
+tells what was seen, {"do": "watch"} forgets the longest silence.  HTTP: /sum, /blob, /held, POST /kinds (kept as FOLDER/kinds).  UDP port 7: beats.
 """
 
 import array
@@ -54,12 +54,14 @@ class Seen:
             self.beats += 1
 
     def state(self):
-        """The longest silence is of the time since it was last asked for."""
         with self.lock:
-            state = {"held": self.held, "downloads": self.downloads, "beats": self.beats,
-                     "announced": self.announced, "longest": round(self.longest * 1000)}
+            return {"held": self.held, "downloads": self.downloads, "beats": self.beats,
+                    "announced": self.announced, "longest": round(self.longest * 1000)}
+
+    def watch(self):
+        """The longest silence is of the time from now on."""
+        with self.lock:
             self.longest = 0.0
-            return state
 
 
 SEEN = Seen()
@@ -151,6 +153,8 @@ def serve_test(connection):
             continue
         if what == "release":
             SEEN.release.set()
+        elif what == "watch":
+            SEEN.watch()
         connection.sendall(json.dumps(SEEN.state()).encode() + b"\n")
 
 

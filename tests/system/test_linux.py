@@ -8,6 +8,7 @@ from scenes import GUEST, MIB, eventually, path
 pytestmark = pytest.mark.linux
 
 TIMES = 10  # there and back
+DRIVERS = ("net", "blk", "rng", "balloon")
 
 
 @path("linux/there-and-back/ten-times")
@@ -144,15 +145,18 @@ def test_reset_after(linux):
 
 # ---- drivers ----
 
-@path("linux/driver/unloaded-after-the-move/{driver}")
-@pytest.mark.parametrize("driver", ["net", "blk", "rng", "balloon"])
-def test_unload(linux, driver):
+@path("linux/drivers/unloaded-after-the-move")
+def test_unload(linux):
+    """Each is loaded again where the guest is, and where it comes to be."""
     linux.start()
     linux.move()
-    linux.do(f"unload {driver}")
-    linux.do(f"load {driver}")
+    for driver in DRIVERS:
+        linux.do(f"unload {driver}")
+        linux.do(f"load {driver}")
     linux.check_work()
-    linux.do(f"unload {driver}")
+    for driver in DRIVERS:
+        linux.do(f"unload {driver}")
     linux.move(paused=True)
-    linux.do(f"load {driver}")
+    for driver in DRIVERS:
+        linux.do(f"load {driver}")
     linux.check_work()

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Other machines that Linux guests have, and other guests than Linux."""
 
+import re
+
 import pytest
-from scenes import path
+from lab import has_kvm
+from linux_scenes import MEMORY, ram_differences
+from qemu import attach
+from scenes import eventually, path
 
 pytestmark = pytest.mark.linux
 
@@ -44,3 +49,46 @@ def test_cards(linux):
         linux.reset()
     linux.move(paused=True)
     linux.check_work()
+
+
+# ---- other guests ----
+
+@path("linux/kvm/first-boot-phase")
+@pytest.mark.skipif(has_kvm() is not None, reason=str(has_kvm()))
+def test_kvm(linux):
+    """The kernel's start, as far as this machine's KVM takes it: it goes on where it arrives."""
+    linux.power_on(accel="kvm", initrd=False, cmdline="earlyprintk=serial,ttyS0,115200 console=ttyS0")
+    linux.qemu.await_line("Linux version")
+    attach(linux.here.qmp, linux.qemu)
+    for _ in range(2):
+        source = linux.qemu
+        linux.move(paused=True, quits=False)
+        eventually(lambda: ram_differences(source, linux.qemu), what="a write of the guest")
+        source.quit()
+
+
+def screen(qemu):
+    """What stands on a text screen."""
+    file = qemu.out_path.with_suffix(".screen")
+    qemu.qmp.cmd("pmemsave", val=0xB8000, size=80 * 25 * 2, filename=str(file))
+    text = file.read_bytes()[::2].decode("cp437")
+    return "\n".join(text[at:at + 80] for at in range(0, len(text), 80))
+
+
+def seconds_of(qemu):
+    """For how long memtest86+ has been at work."""
+    found = re.search(r"Time:\s*(\d+):(\d+):(\d+)", screen(qemu))
+    return found and sum(int(part) * 60 ** i for i, part in enumerate(reversed(found.groups())))
+
+
+@path("linux/memtest86+")
+def test_memtest(linux):
+    """It tests memory that moves under it, and finds no error."""
+    linux.power_on(kernel="memtest.bin", initrd=False, vga="std", memory=MEMORY // 4)
+    eventually(lambda: seconds_of(linux.qemu), what="the start of the test")
+    attach(linux.here.qmp, linux.qemu)
+    for paused in (True, False, False, False):
+        linux.move(paused)
+        before = seconds_of(linux.qemu)
+        eventually(lambda: seconds_of(linux.qemu) > before + 1, what="a test that goes on")
+        assert re.search(r"Errors:\s+0\s", screen(linux.qemu)), screen(linux.qemu)

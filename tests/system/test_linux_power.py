@@ -2,7 +2,7 @@
 """A Linux guest that sleeps, ends, or goes back to a snapshot, around its moves."""
 
 import pytest
-from lab import CommandError
+from lab import LabError
 from linux_scenes import SLOW
 from qemu_scenes import version_of
 from scenes import GUEST, eventually, path
@@ -60,7 +60,10 @@ def test_power_off(linux):
     linux.begin(target, max_bandwidth=SLOW // 5)  # the guest takes seconds for it
     linux.here.reach("active")
     linux.tell("poweroff")
-    source.await_end(0)
+    try:
+        source.await_end(0)
+    except LabError as late:
+        raise LabError(f"{late}\n{source.hmp('info registers -a')}") from late
     linux.there.fail()
     assert target.qmp.cmd("query-status")["running"] is False
     eventually(lambda: linux.here.qmp.cmd("query-guests") == [], what="the end of the guest")
