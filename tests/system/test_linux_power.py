@@ -12,6 +12,7 @@ pytestmark = pytest.mark.linux
 
 # ---- S3 ----
 
+# Once in each boot: a second sleep ends at once, in QEMU 7.2 and 10.0, also of a guest that never moved.
 def suspend(linux):
     """Has the guest sleep; the number of the command, which ends when it has woken."""
     number = linux.tell("suspend")
@@ -25,22 +26,27 @@ def wake(linux, number):
     linux.check_work()
 
 
-@path("linux/suspend/there-and-moved-asleep")
-def test_suspend(linux):
-    """It sleeps and wakes where it has come to; asleep it sleeps on where it arrives, until it is woken
-    there.  QEMU before 9.0 wakes it first."""
+@path("linux/suspend/after-the-move")
+def test_suspend_after(linux):
     linux.start(kernel="vmlinuz")
     linux.move()
     number = suspend(linux)
     wake(linux, number)
+    linux.move(paused=True)
+    linux.check_work()
+
+
+@path("linux/suspend/moved-asleep")
+def test_suspended(linux):
+    """It sleeps on where it arrives, until it is woken there; QEMU before 9.0 wakes it first."""
+    source = linux.start(kernel="vmlinuz")
     number = suspend(linux)
-    if version_of(linux.qemu) < (9, 0):
+    if version_of(source) < (9, 0):
         linux.move()
         linux.await_reply(number)
     else:
         linux.move(runs="suspended")
         wake(linux, number)
-    linux.move(paused=True)
     linux.check_work()
 
 
