@@ -5,9 +5,10 @@ on it.  Run by `unshare --net`: the namespace goes when this program and the tap
 
 network.py SOCKET FOLDER
 
-On the unix socket a test asks for things, one JSON object a line: {"do": "tap"} is answered with a
-tap's descriptor, {"do": "release"} lets the downloads go on that are held half way, {"do": "state"}
-tells what was seen, {"do": "watch"} forgets the longest silence.  HTTP: /sum, /blob, /held, POST /kinds (kept as FOLDER/kinds).  UDP port 7: beats.
+On the unix socket a test asks for things, one JSON object a line: {"do": "tap"} is answered with
+a tap's descriptor, {"do": "release"} lets the downloads go on that are held half way, {"do":
+"state"} tells what was seen, {"do": "watch"} forgets the longest silence. HTTP: /sum, /blob,
+/held, POST /kinds (kept as FOLDER/kinds). UDP port 7: beats.
 """
 
 import array
@@ -161,7 +162,7 @@ def serve_test(connection):
 def main():
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # with threads that wait for a test
     path, Handler.folder = sys.argv[1], pathlib.Path(sys.argv[2])
-    # With an address of its own: a bridge takes that of one of its ports otherwise, and they change.
+    # With an address of its own: else a bridge takes that of one of its ports, and they change.
     ip("link", "add", "br0", "address", "52:54:00:07:00:01", "type", "bridge", "forward_delay", "0")
     ip("address", "add", f"{ADDRESS}/24", "dev", "br0")
     ip("link", "set", "br0", "up")

@@ -2,9 +2,9 @@
 """Linux guests in stock QEMUs that move between two hosts: made by tests/linux/run, which says in
 FERRY_LINUX where the guest's kernel and initramfs are.
 
-The guest (tests/linux/init) checks itself all the time and says so on its console: "ok ..." for what
-was right, "BAD ..." for what was not.  It does what it is told over a virtio-serial port.  Its network
-is a namespace of its own with a bridge and a server (tests/linux/network.py).
+The guest (tests/linux/init) checks itself all the time and says so on its console: "ok ..." for
+what was right, "BAD ..." for what was not. It does what it is told over a virtio-serial port.
+Its network is a namespace of its own with a bridge and a server (tests/linux/network.py).
 """
 
 import contextlib
@@ -113,13 +113,14 @@ class LinuxQemu(Qemu):
 
     `options` are added to the command line.  `numa`: RAM in two files, of a node each.  `cards`: so
     many network cards more, which are connected to nothing.  `kernel`: vmlinux, or vmlinuz, which
-    starts later, and which QEMU does not write into RAM again when the guest wakes from S3.  Without
-    `initrd` it is another guest, with a command line of its own.
+    starts later, and which QEMU does not write into RAM again when the guest wakes from S3.
+    Without `initrd` it is another guest, with a command line of its own.
     """
 
     # pylint: disable-next=super-init-not-called,too-many-arguments
     def __init__(self, lab, network, disk, incoming=False, options=(), balloon="", numa=False,
-                 cards=0, vga="none", cmdline="", kernel="vmlinux", initrd=True, memory=MEMORY, accel=None):
+                 cards=0, vga="none", cmdline="", kernel="vmlinux", initrd=True, memory=MEMORY,
+                 accel=None):
         file_name = lab.unique(GUEST)
         self.guest_name = GUEST
         self.qmp_path = lab.folder / f"{file_name}.qmp"
@@ -357,7 +358,7 @@ class LinuxScene(QemuScene):
         return target
 
     def arrive(self, target, paused=False, runs="running", quits=True):
-        """Waits until the guest has moved; the old QEMU ends, unless not `quits`; here and there change places."""
+        """Waits until the guest has moved.  Here and there change places; the old QEMU ends."""
         sent, got = self.here.complete(), self.there.complete()
         assert (sent["verified"], got["verified"]) == (True, True)
         source = self.qemu

@@ -13,8 +13,8 @@ DRIVERS = ("net", "blk", "rng", "balloon")
 
 @path("linux/there-and-back/ten-times")
 def test_there_and_back(linux):
-    """RAM is the same, byte for byte, where it was compared; a download that was under way ends well;
-    the network learns each time where the guest is."""
+    """RAM is the same, byte for byte, where it was compared; a download that was under way ends
+    well; the network learns each time where the guest is."""
     linux.start()
     linux.tell("held")
     eventually(lambda: linux.network.state()["held"], what="a download half way")

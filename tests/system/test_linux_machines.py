@@ -52,7 +52,8 @@ def test_cards(linux):
 @pytest.mark.skipif(has_kvm() is not None, reason=str(has_kvm()))
 def test_kvm(linux):
     """The kernel's start, as far as this machine's KVM takes it: it goes on where it arrives."""
-    linux.power_on(accel="kvm", initrd=False, cmdline="earlyprintk=serial,ttyS0,115200 console=ttyS0")
+    linux.power_on(accel="kvm", initrd=False,
+                   cmdline="earlyprintk=serial,ttyS0,115200 console=ttyS0")
     linux.qemu.await_line("Linux version")
     attach(linux.here.qmp, linux.qemu)
     for _ in range(2):

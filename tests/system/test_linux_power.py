@@ -12,7 +12,8 @@ pytestmark = pytest.mark.linux
 
 # ---- S3 ----
 
-# Once in each boot: a second sleep ends at once, in QEMU 7.2 and 10.0, also of a guest that never moved.
+# Once in each boot: in QEMU 7.2 to 11.1 a second sleep ends at once.  (Seen in 7.2 and 10.0 also of a
+# guest that never moved.)
 def suspend(linux):
     """Has the guest sleep; the number of the command, which ends when it has woken."""
     number = linux.tell("suspend")
