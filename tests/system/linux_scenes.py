@@ -213,6 +213,8 @@ class LinuxQemu(Qemu):
         self.wait()
         self.sessions.remove(self.qmp)
         self.qmp.close()
+        for path in self.ram_paths:  # many moves would fill the host's memory with them
+            path.unlink(missing_ok=True)
         assert self.fault() is None, self.fault()
 
     def hmp(self, line):
