@@ -15,10 +15,10 @@ const struct param_info param_infos[PARAM_COUNT] = {
     [PARAM_MAX_CPU_THROTTLE] = {"max-cpu-throttle", 99, 1, 99},
     [PARAM_GUEST_TIMEOUT] = {"guest-timeout", 30000, 1, 3600000},
     [PARAM_PEER_TIMEOUT] = {"peer-timeout", 30000, 1, 3600000},
-    [PARAM_ANNOUNCE_INITIAL] = {"announce-initial", 50, 0, 100000},
-    [PARAM_ANNOUNCE_MAX] = {"announce-max", 550, 0, 100000},
-    [PARAM_ANNOUNCE_ROUNDS] = {"announce-rounds", 5, 0, 1000},
-    [PARAM_ANNOUNCE_STEP] = {"announce-step", 100, 1, 10000},
+    [PARAM_ANNOUNCE_INITIAL] = {"announce-initial", GUEST_ANNOUNCE_INITIAL, 0, 100000},
+    [PARAM_ANNOUNCE_MAX] = {"announce-max", GUEST_ANNOUNCE_MAX, 0, 100000},
+    [PARAM_ANNOUNCE_ROUNDS] = {"announce-rounds", GUEST_ANNOUNCE_ROUNDS, 0, 1000},
+    [PARAM_ANNOUNCE_STEP] = {"announce-step", GUEST_ANNOUNCE_STEP, 1, 10000},
     [PARAM_RDMA_CHUNK_SIZE] = {"rdma-chunk-size", 1 << 20, 64 << 10, 16 << 20},
 };
 

@@ -76,9 +76,16 @@ struct guest_announce {
     uint32_t initial, max, rounds, step;
 };
 
-/* As the parameters announce-* are when nobody has set them. */
+/* The defaults of the parameters announce-*. */
+#define GUEST_ANNOUNCE_INITIAL 50
+#define GUEST_ANNOUNCE_MAX     550
+#define GUEST_ANNOUNCE_ROUNDS  5
+#define GUEST_ANNOUNCE_STEP    100
 #define GUEST_ANNOUNCE_DEFAULT                                                                     \
-    ((struct guest_announce){.initial = 50, .max = 550, .rounds = 5, .step = 100})
+    ((struct guest_announce){.initial = GUEST_ANNOUNCE_INITIAL,                                    \
+                             .max = GUEST_ANNOUNCE_MAX,                                            \
+                             .rounds = GUEST_ANNOUNCE_ROUNDS,                                      \
+                             .step = GUEST_ANNOUNCE_STEP})
 
 struct guest;
 

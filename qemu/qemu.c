@@ -320,7 +320,7 @@ static void expire(struct guest *g)
 struct asked {
     struct qemu *qemu;
     int timeout_ms;
-    bool again; /* a stop: it was told for the second time */
+    bool again; /* stop: sent for the second time */
     guest_done *done;
     void *opaque;
 };

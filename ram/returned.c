@@ -71,7 +71,7 @@ static bool reads_as_zeroes(const struct ram_block *b, uint64_t first, uint64_t 
     return zeroes;
 }
 
-/* The kernel unmaps a page that is punched from whoever has it mapped (mincore(2)). */
+/* A page that is punched is unmapped in every process, which mincore(2) shows. */
 void ram_find_unmapped(const struct ram_block *b, uint64_t at, uint64_t end, uint64_t *first,
                        uint64_t *last)
 {

@@ -358,8 +358,8 @@ static bool send_around_holes(struct sweep *s, uint64_t first, uint64_t end, str
 }
 
 /*
- * What later rounds do.  Holes are looked for at the start of each unit, which costs little: those
- * behind its first data are read.
+ * What later rounds do.  A hole at the start of a unit is detected, which costs little; a hole after
+ * its first data is read.
  */
 static bool send_dirty(struct sweep *s, uint64_t first, uint64_t end, struct error **errp)
 {

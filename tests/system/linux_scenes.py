@@ -20,7 +20,7 @@ import sys
 
 from lab import LabError, Process, has_kvm
 from qemu import SHM, Qemu, attach, qemu_binary
-from qemu_scenes import QemuScene, await_state, version_of
+from qemu_scenes import QemuScene, await_state
 from scenes import GUEST, MIB, eventually
 
 HERE = pathlib.Path(__file__).resolve().parent.parent / "linux"

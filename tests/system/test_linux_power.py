@@ -5,7 +5,7 @@ import pytest
 from lab import LabError
 from linux_scenes import SLOW
 from qemu_scenes import version_of
-from scenes import GUEST, eventually, path
+from scenes import eventually, path
 
 pytestmark = pytest.mark.linux
 

@@ -97,7 +97,7 @@ def test_job_in_pause(vms):
 
 @path("qemu/block-job/concluded")
 def test_job_concluded(vms):
-    """One that has ended is in nobody's way, though its client has not dismissed it."""
+    """One that has ended does no harm, though its client has not dismissed it."""
     jobs = Jobs(vms)
     jobs.told = [{**JOB, "status": "concluded"}]
     vms.move(jobs.source, jobs.target)
@@ -173,7 +173,7 @@ def test_plugged_late(vms):
 
 @path("qemu/device/plugged/before")
 def test_plugged_before(vms):
-    """At both ends, after the attach: nobody minds."""
+    """At both ends, after the attach: that is allowed."""
     source, target = vms.pair()
     for qemu in (source, target):
         qemu.qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "late"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest with a network card, whose networks are told where it is."""
+"""A guest with a network card is announced to its networks."""
 
 import pytest
 from qemu_scenes import (attach_through, await_console, check_arrived, check_stays, cut_at_go,
