@@ -159,7 +159,7 @@ def sockets(qemu):
 @path("qemu/direct/stopped-for-a-moment/ferryd-ends/prepared")
 def test_ends_in_late_drain(vms, disk):
     """QEMU was given a descriptor for its state, too: it does not keep it."""
-    source, let_go = hold_drained(vms, disk, lose=True, behind="getfd", max_bandwidth=4 * MIB,
+    source, let_go = hold_drained(vms, disk, lose=True, behind="getfd", max_bandwidth=MIB,
                                   downtime_limit=10000)
     count = sockets(source)
     vms.a.kill()

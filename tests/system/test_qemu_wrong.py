@@ -10,7 +10,7 @@ import pytest
 from qemu import attach, qemu_binary
 from qemu_scenes import (FILLED, SPENT, check_nothing_left, check_stays, descriptors, disk_options,
                          hold_active, holds_lock, refused, second_block, second_file, version_of)
-from scenes import GUEST, MIB, eventually, path
+from scenes import GUEST, MIB, path
 
 pytestmark = pytest.mark.qemu
 
