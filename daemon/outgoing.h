@@ -39,7 +39,7 @@ struct outgoing {
     uint64_t ready_ns;       /* when the destination was ready */
     uint64_t state_bytes;
     struct history_round last_live; /* the round sent while the guest is being stopped, if any */
-    bool finds_returned;            /* the round under way was put in for that */
+    bool finds_returned;            /* this round is to find pages that were returned */
     bool logging;
     bool sends_early; /* what is left goes while the VMM is stopping its guest */
     bool prepared;    /* the VMM is, to stop its guest */

@@ -23,7 +23,7 @@ bool ram_has_returned(const struct ram *ram);
  * The same question for a file system that lists no holes (hugetlbfs), of at most RAM_LOOK_PAGES
  * pages from `at` on that were read through the mapping before: those that it holds no longer, and
  * that read as zeroes, are holes.  Sets *first and *last (exclusive, <= end) to the first run of
- * them, or both to where to go on.
+ * them, or both to where the search continues.
  */
 #define RAM_LOOK_PAGES 4096u
 void ram_find_unmapped(const struct ram_block *b, uint64_t at, uint64_t end, uint64_t *first,
@@ -31,7 +31,7 @@ void ram_find_unmapped(const struct ram_block *b, uint64_t at, uint64_t end, uin
 
 /*
  * The next run in [*at, end) of pages that existed and are not dirty: sets *first and *last
- * (exclusive), moves *at behind it, and returns true; false when there is none.
+ * (exclusive), moves *at past it, and returns true; false when there is none.
  */
 bool ram_next_returned(const struct ram_block *b, uint64_t *at, uint64_t end, uint64_t *first,
                        uint64_t *last);

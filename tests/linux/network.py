@@ -131,7 +131,7 @@ def count_beats():
 
 
 def count_announcements():
-    """RARP, as QEMU sends it, and ARP that nobody asked for, as the guest does."""
+    """RARP, as QEMU sends it, and gratuitous ARP, as the guest does."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as sock:
         sock.bind(("br0", 3))
         while True:

@@ -3,7 +3,7 @@
 FERRY_LINUX where the guest's kernel and initramfs are.
 
 The guest (tests/linux/init) checks itself all the time and says so on its console: "ok ..." for
-what was right, "BAD ..." for what was not. It does what it is told over a virtio-serial port.
+what was right, "BAD ..." for what was not. It takes commands over a virtio-serial port.
 Its network is a namespace of its own with a bridge and a server (tests/linux/network.py).
 """
 
