@@ -60,11 +60,11 @@ def accelerator():
 
 # KVM writes a guest's clock (of the kernel's, and of the firmware's) as its state is loaded.
 KVM_CLOCK = re.compile(r" bytes ([12]?\d|3[0-2]) kind ")
-# QEMU 10.0 ends so, now and then, while two emulated processors run and a third thread changes what
-# is at which address: as PCI devices are set up, with ferry or without.
 # One thread for both vCPUs.  With a thread for each, guests hung before any move now and then, seen
 # with 7.2 ("virtio_net: output.0:id 0 is not a head!", then a soft lockup), and are no faster here.
 TCG = "tcg,thread=single"
+# QEMU 10.0 ends so, now and then, while two emulated processors run and a third thread changes what
+# is at which address: as PCI devices are set up, with ferry or without.
 TCG_FAULT = "iotlb_to_section: Assertion"
 
 
